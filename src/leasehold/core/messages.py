@@ -1,0 +1,282 @@
+"""Every message between enclave and custodian, typed and strict.
+
+Spec: docs/spec/session.md. Bytes travel as base64 in JSON. Counters are cumulative wherever they can
+be, so that a lost, doubled or late message changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from leasehold.core.evidence import Evidence
+from leasehold.core.lease import LeasePolicy
+from leasehold.core.statements import Signed
+from leasehold.core.tariff import Tariff
+from leasehold.core.units import KIB, Duration, Instant, Units
+
+MESSAGE_BYTES_MAX: Final = 512 * KIB  # an attestation with evidence and configuration is ~20 KiB
+REASON_CHARS_MAX: Final = 500
+
+Scope = Literal["consumer", "enclave", "loan", "all"]
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
+    pass
+
+
+# Attestation: ordinary requests over TLS with the custodian's pinned CA -----------------------------
+
+
+class Challenge(_Record, frozen=True):
+    """The custodian's nonce: 32 bytes, good for one use until `expires` on the custodian's clock."""
+
+    nonce: bytes
+    expires: Instant
+
+
+class Attest(_Record, frozen=True):
+    """The answer to a challenge: evidence over the nonce, these keys and this configuration file."""
+
+    nonce: bytes
+    evidence: Evidence
+    tls_spki: bytes
+    statement_key: bytes
+    kem_key: bytes
+    configuration: bytes
+
+
+class ModelTerms(_Record, frozen=True):
+    """Which model is lent: its name, digest (SHA-256 hex of the sealed header) and sealed size."""
+
+    name: str
+    digest: str
+    sealed_bytes: int
+
+
+class LoanTerms(_Record, frozen=True):
+    """The conditions under which the enclave serves. `collateral` is the bundle for consumers."""
+
+    loan: str
+    tariff: Tariff
+    policy: LeasePolicy
+    model: ModelTerms
+
+
+class Release(_Record, frozen=True):
+    """The custodian's yes: a client certificate of minutes and the model key, sealed to the KEM key."""
+
+    instance: str
+    epoch: int
+    certificate: str
+    certificate_expires: Instant
+    sealed_key: bytes
+    terms: LoanTerms
+    collateral: Signed
+    time: Instant
+
+
+class Problem(_Record, frozen=True):
+    """A refusal as it travels: a code of `leasehold.errors` and a sentence for a person."""
+
+    code: str
+    message: str
+
+
+# Enclave to custodian, over the channel --------------------------------------------------------------
+
+
+class Usage(_Record, frozen=True):
+    """What a lease has served so far, cumulative."""
+
+    lease: str
+    spent: Units
+
+
+class Heartbeat(_Message, frozen=True, tag="heartbeat"):
+    """I live. `usage` repeats every open lease's cumulative counter."""
+
+    sequence: int
+    usage: tuple[Usage, ...]
+
+
+class LeaseAsk(_Message, frozen=True, tag="lease-ask"):
+    """Give me units for this key; idempotent by (instance, sequence). See `lease.size_lease`."""
+
+    sequence: int
+    key_hash: bytes
+    least: Units
+    need: Units
+    rate: int
+    spent: Units  # cumulative, of the lease open for this key; 0 where there is none
+
+
+class LeaseClose(_Message, frozen=True, tag="lease-close"):
+    """A signed CloseReport: I have dropped this lease and will never spend from it again."""
+
+    statement: Signed
+
+
+class ExtensionAsk(_Message, frozen=True, tag="extension-ask"):
+    """The consumer of this key asks for `units` more, with a reason; idempotent by sequence."""
+
+    sequence: int
+    key_hash: bytes
+    units: Units
+    reason: str
+
+
+class ExtensionQuery(_Message, frozen=True, tag="extension-query"):
+    """What became of this key's latest extension request, and how does its budget stand?"""
+
+    sequence: int
+    key_hash: bytes
+
+
+class StopProof(_Message, frozen=True, tag="stop-proof"):
+    """A signed StopReport: the model and its keys are wiped, these are the last counters."""
+
+    statement: Signed
+
+
+# Custodian to enclave, over the channel --------------------------------------------------------------
+
+
+class HeartbeatAck(_Message, frozen=True, tag="heartbeat-ack"):
+    """I heard you."""
+
+    sequence: int
+    time: Instant
+
+
+class Budget(_Record, frozen=True):
+    """How a consumer's grant stands. `available` may be less than the loan's cap can still cover."""
+
+    granted: Units
+    available: Units
+    outstanding: Units
+    settled: Units
+    written_off: Units
+
+
+class LeaseGranted(_Message, frozen=True, tag="lease-granted"):
+    """Units for one key. `granted` is the lease's cumulative total, so it merges by maximum.
+
+    `ttl` counts from the moment the enclave asked, on the enclave's own clock.
+    """
+
+    sequence: int
+    lease: str
+    epoch: int
+    consumer: str
+    key_hash: bytes
+    granted: Units
+    ttl: Duration
+    budget: Budget
+
+
+class LeaseRefused(_Message, frozen=True, tag="lease-refused"):
+    """No units, with the reason as a code of `leasehold.errors`."""
+
+    sequence: int
+    key_hash: bytes
+    problem: Problem
+    budget: Budget | None = None
+
+
+class CloseAck(_Message, frozen=True, tag="close-ack"):
+    """The closing report is in the ledger."""
+
+    lease: str
+
+
+class ExtensionState(_Message, frozen=True, tag="extension-state"):
+    """An extension request's state; pushed when it is decided, and the answer to ask and query.
+
+    `sequence` is 0 where it is pushed. `request` is 0 where the consumer has never asked.
+    """
+
+    sequence: int
+    key_hashes: tuple[bytes, ...]
+    request: int
+    status: Literal["none", "open", "approved", "denied"]
+    asked: Units
+    approved: Units
+    reason: str
+    budget: Budget | None = None
+
+
+class StopOrder(_Message, frozen=True, tag="stop-order"):
+    """Stop at once. The statement is a signed StopReason; the enclave checks that it concerns it."""
+
+    statement: Signed
+
+
+class StopNoted(_Message, frozen=True, tag="stop-noted"):
+    """The proof of stop is in the ledger."""
+
+    stop: int
+
+
+class AttestAgain(_Message, frozen=True, tag="attest-again"):
+    """Your evidence is no longer good enough: attest again or get no more leases."""
+
+    problem: Problem
+
+
+FromEnclave = Heartbeat | LeaseAsk | LeaseClose | ExtensionAsk | ExtensionQuery | StopProof
+FromCustodian = (
+    HeartbeatAck
+    | LeaseGranted
+    | LeaseRefused
+    | CloseAck
+    | ExtensionState
+    | StopOrder
+    | StopNoted
+    | AttestAgain
+)
+
+# Payloads of statements ------------------------------------------------------------------------------
+
+CLOSE_KIND: Final = "leasehold-close"
+STOP_PROOF_KIND: Final = "leasehold-stop-proof"
+STOP_ORDER_KIND: Final = "leasehold-stop-order"
+
+
+class CloseReport(_Record, frozen=True):
+    """Signed by the instance's statement key: final counter of a lease, and its last receipt."""
+
+    instance: str
+    lease: str
+    spent: Units
+    receipt_head: bytes
+
+
+class StopReason(_Record, frozen=True):
+    """Signed by the custodian's root: who stops what, and why."""
+
+    stop: int
+    epoch: int
+    scope: Scope
+    target: str  # consumer name, instance id, loan name; empty for `all`
+    reason: str
+    time: Instant
+
+
+class StopReport(_Record, frozen=True):
+    """Signed by the instance's statement key: it serves no more, and its memory is wiped.
+
+    `wiped_bytes` is how much weight memory was released, `leases` are the final counters.
+    """
+
+    instance: str
+    loan: str
+    stop: int
+    leases: tuple[Usage, ...]
+    wiped_bytes: int
+    time: Instant

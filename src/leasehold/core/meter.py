@@ -1,0 +1,250 @@
+"""The meter of one enclave: purses of leased units, and tickets without which the engine can't run.
+
+Spec: docs/spec/metering.md, M-5, M-6, M-8. Nothing here is stored, ever: a restart forgets it all, and
+what it held is burned. Refuses to know: wires, requests, what a unit buys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from leasehold.core.messages import Budget, LeaseGranted, Usage
+from leasehold.core.units import Instant, Units, after
+from leasehold.errors import BudgetExhausted, LeaseholdError, LeaseLapsed, LoanStopped
+
+RATE_WINDOW: Final = 1000  # milliseconds between two samples of the rate of use
+
+
+@dataclass(slots=True)
+class Purse:
+    """What one lease still holds, in memory only. Times are the enclave's monotonic clock."""
+
+    lease: str
+    consumer: str
+    key_hash: bytes
+    granted: Units
+    spent: Units
+    held: Units
+    expires: Instant
+    renew_at: Instant
+    used_at: Instant
+    budget: Budget
+    tickets: int = 0
+    ended: LeaseholdError | None = None  # why nothing more may be spent from it
+    receipt_head: bytes = b""
+    rate: int = 0  # units per 1,000 seconds
+    sampled_at: Instant = Instant(0)
+    sampled: Units = Units(0)
+
+    @property
+    def free(self) -> Units:
+        """Units that no ticket holds."""
+        return Units(self.granted - self.spent - self.held)
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """The permission to run one request. Only `Meter.admit` makes one.
+
+    `held` are the units still reserved, `spent` those already served under it.
+    """
+
+    purse: Purse
+    held: Units
+    spent: Units = Units(0)
+    open: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Units are held; the work may start."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Short:
+    """The purse can't cover it: ask the custodian for at least `least` and rather `need` units."""
+
+    least: Units
+    need: Units
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """No, and asking the custodian would not change it."""
+
+    error: LeaseholdError
+
+
+@dataclass(slots=True)
+class Meter:
+    """All purses of one instance, one per key."""
+
+    _purses: dict[bytes, Purse] = field(default_factory=dict)
+    _ending: list[Purse] = field(default_factory=list)
+    _dropped: set[str] = field(default_factory=set)
+    _stopped: set[str] = field(default_factory=set)  # consumers
+    _over: LeaseholdError | None = None
+
+    # What the custodian says ---------------------------------------------------------------------
+
+    def credit(self, grant: LeaseGranted, *, asked_at: Instant | None, now: Instant) -> bool:
+        """M-3, M-5: take a grant in; False where its lease was dropped before.
+
+        Totals merge by maximum, so a doubled or late grant adds nothing; `asked_at` is None for a
+        grant that nobody waits for, which may add units but never time.
+        """
+        if grant.lease in self._dropped or self._over is not None:
+            return False
+        purse = self._purses.get(grant.key_hash)
+        if purse is None or purse.lease != grant.lease:
+            if asked_at is None or purse is not None:
+                return False
+            purse = Purse(
+                grant.lease,
+                grant.consumer,
+                grant.key_hash,
+                granted=Units(0),
+                spent=Units(0),
+                held=Units(0),
+                expires=now,
+                renew_at=now,
+                used_at=now,
+                budget=grant.budget,
+                sampled_at=now,
+            )
+            self._purses[grant.key_hash] = purse
+        purse.granted = max(purse.granted, grant.granted)
+        purse.budget = grant.budget
+        if asked_at is not None:
+            purse.expires = max(purse.expires, after(asked_at, grant.ttl))
+            purse.renew_at = max(purse.renew_at, after(asked_at, grant.ttl // 2))
+        return True
+
+    def stop_consumer(self, consumer: str) -> None:
+        """M-7: nothing more for this consumer, from now on and in the middle of a word."""
+        self._stopped.add(consumer)
+        for purse in [p for p in self._purses.values() if p.consumer == consumer]:
+            self._end(purse, LoanStopped(about=f"consumer {consumer}"))
+
+    def resume_consumer(self, consumer: str) -> None:
+        """The custodian grants to this consumer again."""
+        self._stopped.discard(consumer)
+
+    def stop_all(self, why: LeaseholdError) -> None:
+        """M-7: nothing more for anybody, for ever."""
+        self._over = self._over or why
+        for purse in list(self._purses.values()):
+            self._end(purse, why)
+
+    # What requests do ----------------------------------------------------------------------------
+
+    def admit(
+        self, key_hash: bytes, *, least: Units, want: Units, now: Instant
+    ) -> Granted | Short | Denied:
+        """M-6: hold up to `want` units for a request, at least `least`."""
+        if self._over is not None:
+            return Denied(self._over)
+        purse = self._purses.get(key_hash)
+        if purse is None:
+            return Short(least, want)
+        if purse.consumer in self._stopped:
+            return Denied(LoanStopped(about=f"consumer {purse.consumer}"))
+        if now >= purse.expires:
+            return Short(Units(max(0, least - purse.free)), Units(max(0, want - purse.free)))
+        if purse.free < least:
+            return Short(Units(least - purse.free), Units(want - purse.free))
+        units = Units(min(want, purse.free))
+        purse.held = Units(purse.held + units)
+        purse.tickets += 1
+        purse.used_at = now
+        return Granted(Ticket(purse, units))
+
+    def top_up(self, ticket: Ticket, units: Units) -> Units:
+        """Move up to `units` more from the purse to the ticket; tells how many it got."""
+        if not ticket.open or ticket.purse.ended is not None:
+            return Units(0)
+        more = Units(min(units, ticket.purse.free))
+        ticket.purse.held = Units(ticket.purse.held + more)
+        ticket.held = Units(ticket.held + more)
+        return more
+
+    def spend(self, ticket: Ticket, units: Units, *, now: Instant) -> None:
+        """M-6: take held units for output that is about to leave, or raise; nothing leaves unspent.
+
+        Raises LoanStopped, LeaseLapsed, BudgetExhausted.
+        """
+        purse = ticket.purse
+        if purse.ended is not None:
+            raise purse.ended
+        if now >= purse.expires:
+            raise LeaseLapsed(about=f"lease {purse.lease}")
+        if not ticket.open or not 0 <= units <= ticket.held:
+            raise BudgetExhausted(about="ticket", got=units, expected=f"<= {ticket.held} units")
+        ticket.held = Units(ticket.held - units)
+        ticket.spent = Units(ticket.spent + units)
+        purse.held = Units(purse.held - units)
+        purse.spent = Units(purse.spent + units)
+        purse.used_at = now
+
+    def settle(self, ticket: Ticket) -> Units:
+        """M-6: end a ticket; what it still holds goes back to the purse. Tells what it spent."""
+        if ticket.open:
+            ticket.open = False
+            ticket.purse.held = Units(ticket.purse.held - ticket.held)
+            ticket.held = Units(0)
+            ticket.purse.tickets -= 1
+        return ticket.spent
+
+    # What the link needs -------------------------------------------------------------------------
+
+    def purse(self, key_hash: bytes) -> Purse | None:
+        """The purse of a key, where it has one."""
+        return self._purses.get(key_hash)
+
+    def spent(self, key_hash: bytes) -> Units:
+        """The cumulative counter of the lease open for this key, 0 where there is none."""
+        purse = self._purses.get(key_hash)
+        return Units(0) if purse is None else purse.spent
+
+    def usage(self) -> tuple[Usage, ...]:
+        """Cumulative counters of all leases not yet dropped."""
+        return tuple(Usage(p.lease, p.spent) for p in (*self._purses.values(), *self._ending))
+
+    def rate(self, key_hash: bytes, *, now: Instant) -> int:
+        """Units per 1,000 seconds that this key has used of late."""
+        purse = self._purses.get(key_hash)
+        if purse is None:
+            return 0
+        passed = now - purse.sampled_at
+        if passed >= RATE_WINDOW:
+            latest = (purse.spent - purse.sampled) * 1_000_000 // passed
+            purse.rate = latest if purse.rate == 0 else (purse.rate + latest) // 2
+            purse.sampled_at, purse.sampled = now, purse.spent
+        return purse.rate
+
+    def due(self, *, now: Instant, idle: int) -> list[bytes]:
+        """Keys whose lease should be renewed now. Ends purses that lapsed or were idle for `idle` ms."""
+        keys = []
+        for purse in list(self._purses.values()):
+            if now >= purse.expires:
+                self._end(purse, LeaseLapsed(about=f"lease {purse.lease}"))
+            elif not purse.tickets and now - purse.used_at >= idle:
+                self._end(purse, LeaseLapsed(about=f"lease {purse.lease}", got="idle"))
+            elif now >= purse.renew_at:
+                keys.append(purse.key_hash)
+        return keys
+
+    def drop_ended(self) -> list[Purse]:
+        """M-8: forget the ended purses that no ticket uses any more; their closing report is due."""
+        done = [purse for purse in self._ending if not purse.tickets]
+        self._ending = [purse for purse in self._ending if purse.tickets]
+        return done
+
+    def _end(self, purse: Purse, why: LeaseholdError) -> None:
+        purse.ended = why
+        self._dropped.add(purse.lease)
+        del self._purses[purse.key_hash]
+        self._ending.append(purse)

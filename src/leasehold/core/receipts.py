@@ -1,0 +1,69 @@
+"""Receipts: what an answer cost, signed by the instance, chained per lease, without content.
+
+Spec: docs/spec/receipts.md. Request and response appear as HMACs under a salt that only the consumer
+gets: a plain hash would let anybody with the log guess prompts.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from leasehold.core.crypto import SigningKey, is_equal, mac, sha256
+from leasehold.core.encoding import from_json, to_json
+from leasehold.core.statements import Signed, check_signed, sign
+from leasehold.core.units import Instant, Units
+from leasehold.errors import BadSignature
+
+KIND: Final = "leasehold-receipt"
+SALT_BYTES: Final = 32
+
+
+class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One answer. `previous` is the SHA-256 of the lease's last receipt payload, empty for its first."""
+
+    id: str
+    instance: str
+    loan: str
+    model_digest: str
+    evidence_digest: bytes
+    lease: str
+    previous: bytes
+    units: Units
+    input_tokens: int
+    output_tokens: int
+    request_mac: bytes
+    response_mac: bytes
+    time: Instant
+    simulated: bool
+
+
+def sign_receipt(key: SigningKey, receipt: Receipt) -> Signed:
+    """R-1: the receipt as a statement of the instance."""
+    return sign(key, KIND, to_json(receipt))
+
+
+def head(signed: Signed) -> bytes:
+    """R-2: what the lease's next receipt names as `previous`."""
+    return sha256(signed.payload)
+
+
+def content_mac(salt: bytes, direction: str, body: bytes) -> bytes:
+    """R-3: the MAC of a request's or response's exact body bytes; `direction` keeps them apart."""
+    return mac(salt, direction.encode() + b"\x00" + body)
+
+
+def check_receipt(signed: Signed, *, statement_key: bytes) -> Receipt:
+    """The receipt that this instance signed. Raises BadSignature or BadMessage."""
+    return from_json(check_signed(signed, kind=KIND, public=statement_key), Receipt)
+
+
+def check_content(receipt: Receipt, *, salt: bytes, request: bytes, response: bytes) -> None:
+    """R-3: raise BadSignature unless the receipt is for exactly this request and this response."""
+    for name, body, expected in (
+        ("request", request, receipt.request_mac),
+        ("response", response, receipt.response_mac),
+    ):
+        if not is_equal(content_mac(salt, name, body), expected):
+            raise BadSignature(about=f"receipt {receipt.id}", got=f"another {name}")

@@ -1,0 +1,409 @@
+"""Every refusal of Leasehold: one tree, ordered by who is to blame, with codes that never change.
+
+The class docstring says what happened, `expected` and `got` say what was compared, `do` says what
+to do next. Codes go on the wire, into the audit log and into `docs/errors.md`, which a test keeps
+equal to this module. Refuses to know: prose about one particular occurrence.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+_SHOWN_MAX = 160  # characters of an offending value that are echoed; enough for a SHA-512 in hex
+
+
+def _show(value: object) -> str:
+    text = value.hex() if isinstance(value, bytes | bytearray) else str(value)
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}... ({len(text)} characters)"
+
+
+class LeaseholdError(Exception):
+    """Something was refused."""
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500  # HTTP status where this error becomes an answer
+    do: ClassVar[str] = ""
+
+    def __init__(self, *, expected: object = None, got: object = None, about: object = None) -> None:
+        self.expected, self.got, self.about = expected, got, about
+        super().__init__(self.message)
+
+    @property
+    def message(self) -> str:
+        """What happened, what was got, what was expected and what to do: one paragraph."""
+        parts = [(type(self).__doc__ or "Refused.").split("\n")[0].strip()]
+        for name, value in (("About", self.about), ("Got", self.got), ("Expected", self.expected)):
+            if value is not None:
+                parts.append(f"{name}: {_show(value)}.")
+        if self.do:
+            parts.append(self.do)
+        return " ".join(parts)
+
+
+# The four kinds of blame -------------------------------------------------------------------------
+
+
+class Malformed(LeaseholdError):
+    """They broke the format."""
+
+    code = "malformed"
+    status = 400
+
+
+class Unproven(LeaseholdError):
+    """The evidence does not show what it must show."""
+
+    code = "unproven"
+    status = 403
+
+
+class Refused(LeaseholdError):
+    """Understood, and the answer is no."""
+
+    code = "refused"
+    status = 403
+
+
+class Unavailable(LeaseholdError):
+    """The world failed."""
+
+    code = "unavailable"
+    status = 503
+
+
+# Formats -----------------------------------------------------------------------------------------
+
+
+class BadMessage(Malformed):
+    """A message does not have the form that the protocol gives it."""
+
+    code = "bad_message"
+    do = "Both ends must run the same protocol version; compare `leasehold --version` on both."
+
+
+class BadSetting(Malformed):
+    """A setting is missing, unknown or of the wrong kind."""
+
+    code = "bad_setting"
+    do = "Correct the named key in the file and start again."
+
+
+class BadSignature(Malformed):
+    """A signature does not fit the key and the bytes it stands under."""
+
+    code = "bad_signature"
+    do = "Get the file again from the custodian; it was changed, cut or signed by another key."
+
+
+class BadRequest(Malformed):
+    """The request is not what this endpoint takes."""
+
+    code = "invalid_request"
+    do = "Correct the named field and ask again; nothing was charged."
+
+
+class BodyTooLarge(Malformed):
+    """The request body is larger than this server reads."""
+
+    code = "body_too_large"
+    status = 413
+    do = "Send a smaller request; nothing was charged."
+
+
+class UnsupportedParameter(Malformed):
+    """The request asks for something that this enclave does not do."""
+
+    code = "unsupported_parameter"
+    do = "Leave the named parameter out; nothing was charged."
+
+
+class UnknownEndpoint(Malformed):
+    """There is nothing at this address."""
+
+    code = "unknown_endpoint"
+    status = 404
+    do = "See docs/spec/session.md for what an enclave answers."
+
+
+class BadEvidence(Malformed):
+    """The evidence is not of the form that its platform defines."""
+
+    code = "bad_evidence"
+    do = "The enclave's platform driver is broken or the evidence was cut in transit."
+
+
+class BadManifest(Malformed):
+    """The manifest is incomplete or has a field that no manifest has."""
+
+    code = "bad_manifest"
+    do = "Correct the named field and sign the manifest again."
+
+
+class BadSealedModel(Malformed):
+    """The sealed model is cut short, damaged or not a sealed model."""
+
+    code = "bad_sealed_model"
+    do = "Fetch the sealed file again; no part of the damaged file was used."
+
+
+class BadModel(Malformed):
+    """The model's own files are not what their engine reads."""
+
+    code = "bad_model"
+    do = "Seal a folder whose files the named engine can load."
+
+
+# Evidence ----------------------------------------------------------------------------------------
+
+
+class WrongMeasurement(Unproven):
+    """The enclave runs code that the manifest does not list."""
+
+    code = "wrong_measurement"
+    do = "Run the released enclave, or have the custodian add this measurement to the manifest."
+
+
+class WrongSigner(Unproven):
+    """The enclave's signer or product is not the one that the manifest names."""
+
+    code = "wrong_signer"
+    do = "Run the enclave that the custodian released."
+
+
+class WrongAttributes(Unproven):
+    """The enclave runs with attributes that the manifest does not allow."""
+
+    code = "wrong_attributes"
+    do = "Run the enclave in the mode that the manifest names: never debug, never migratable."
+
+
+class WrongBinding(Unproven):
+    """The evidence was made for other keys, another nonce, another purpose or another custodian."""
+
+    code = "wrong_binding"
+    do = "Ask for fresh evidence on this very connection; old or relayed evidence never passes."
+
+
+class WrongConfiguration(Unproven):
+    """The enclave's configuration is not one that the manifest lists."""
+
+    code = "wrong_configuration"
+    do = "Use the configuration file that the custodian signed, unchanged."
+
+
+class WrongCustodian(Unproven):
+    """The manifest or the enclave belongs to another custodian."""
+
+    code = "wrong_custodian"
+    do = "Compare the custodian's root key with the one you were given."
+
+
+class UnknownMachine(Unproven):
+    """The machine is not on the manifest's list, however genuine it is."""
+
+    code = "unknown_machine"
+    do = "Have the custodian add this machine's identity to the manifest, if it is one it lent to."
+
+
+class UntrustedRoot(Unproven):
+    """The evidence ends in a root that the manifest does not trust."""
+
+    code = "untrusted_root"
+    do = "Only the vendor's root passes, or a simulated root that the signed manifest names."
+
+
+class EvidenceRejected(Unproven):
+    """The evidence is not authentic: a signature, a chain or a revocation check failed."""
+
+    code = "evidence_rejected"
+    do = "The machine or its evidence is not genuine, or its certificate was revoked."
+
+
+class TcbNotCurrent(Unproven):
+    """The platform's patch level is not UpToDate and no waiver covers it."""
+
+    code = "tcb_not_current"
+    do = "Update the machine's firmware and microcode, or have the custodian sign a dated waiver."
+
+
+class CollateralMissing(Unproven):
+    """There is no current collateral to judge this evidence with."""
+
+    code = "collateral_missing"
+    do = "Have the custodian fetch or import collateral for this platform."
+
+
+class ManifestExpired(Unproven):
+    """The manifest is past its expiry date."""
+
+    code = "manifest_expired"
+    do = "Get the current manifest from the custodian."
+
+
+class WrongNonce(Unproven):
+    """The nonce was never issued, was already used or is too old."""
+
+    code = "wrong_nonce"
+    do = "Ask for a new challenge and answer it within a minute."
+
+
+class EvidenceExpired(Unproven):
+    """The evidence behind this channel is too old."""
+
+    code = "evidence_expired"
+    do = "Attest again."
+
+
+class WrongModelKey(Unproven):
+    """The key does not open this sealed model."""
+
+    code = "wrong_model_key"
+    do = "Seal the model again, or restore the key that belongs to it."
+
+
+# Access and budget -------------------------------------------------------------------------------
+
+
+class UnknownKey(Refused):
+    """The API key is missing or not known here."""
+
+    code = "invalid_api_key"
+    status = 401
+    do = "Send `Authorization: Bearer KEY` with the key that the custodian gave you."
+
+
+class NotPermitted(Refused):
+    """This operator or certificate may not do that."""
+
+    code = "not_permitted"
+    do = "Use a certificate whose role allows it."
+
+
+class UnknownModel(Refused):
+    """This enclave does not serve the model that was asked for."""
+
+    code = "model_not_found"
+    status = 404
+    do = "Ask GET /v1/models which model is served."
+
+
+class UnknownThing(Refused):
+    """There is nothing of that name."""
+
+    code = "not_found"
+    status = 404
+    do = "List what there is with the `list` form of the same command."
+
+
+class AlreadyExists(Refused):
+    """Something of that name is already there."""
+
+    code = "already_exists"
+    status = 409
+    do = "Choose another name."
+
+
+class Conflict(Refused):
+    """The same request came before with other contents, or the state does not allow it."""
+
+    code = "conflict"
+    status = 409
+    do = "Look at the current state, then ask again."
+
+
+class BudgetExhausted(Refused):
+    """The budget does not cover this request."""
+
+    code = "insufficient_quota"
+    status = 429
+    do = "Ask the custodian for more with `leasehold request-more`; trying again will not help."
+
+
+class LoanStopped(Refused):
+    """The custodian stopped this loan, this enclave or this consumer."""
+
+    code = "loan_stopped"
+    do = "Only the custodian can resume it; ask the custodian."
+
+
+class LeaseLapsed(Refused):
+    """The lease ran out because the custodian has not renewed it."""
+
+    code = "lease_lapsed"
+    do = "The enclave has lost contact with its custodian; service returns when contact does."
+
+
+class NoModelYet(Unavailable):
+    """The enclave has not been given a model, or gave it back."""
+
+    code = "no_model"
+    do = "Wait until the enclave has attested; see its log for the custodian's reason if it does not."
+
+
+class TooBusy(Refused):
+    """The queue is full."""
+
+    code = "rate_limit_exceeded"
+    status = 429
+    do = "Wait as long as the Retry-After header says, then ask again; nothing was charged."
+
+
+# The world ---------------------------------------------------------------------------------------
+
+
+class CustodianUnreachable(Unavailable):
+    """The custodian does not answer."""
+
+    code = "custodian_unreachable"
+    do = "Check the address and the network; the enclave keeps trying by itself."
+
+
+class EnclaveUnreachable(Unavailable):
+    """The enclave does not answer."""
+
+    code = "enclave_unreachable"
+    do = "Check the address, and that the enclave is running."
+
+
+class ChannelClosed(Unavailable):
+    """The connection ended."""
+
+    code = "channel_closed"
+    do = "The link opens a new one by itself."
+
+
+class WorkerFailed(Unavailable):
+    """The inference engine failed on this request."""
+
+    code = "engine_failed"
+    do = "What was already answered is charged, the rest was returned; try again."
+
+
+class StoreFailed(Unavailable):
+    """The custodian could not write its ledger, so it did nothing."""
+
+    code = "store_failed"
+    do = "Free disk space or repair the disk; nothing was granted and nothing was lost."
+
+
+class PortInUse(Unavailable):
+    """Another program already listens at this address."""
+
+    code = "port_in_use"
+    do = "Stop the other program or choose another port with --listen."
+
+
+class FileTrouble(Unavailable):
+    """A file cannot be read or written."""
+
+    code = "file_trouble"
+    do = "Check that the path exists and that you may read or write it."
+
+
+def codes(root: type[LeaseholdError] = LeaseholdError) -> dict[str, type[LeaseholdError]]:
+    """Every code of the tree below `root` with the class that carries it."""
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found |= codes(child)
+    return found
