@@ -6,7 +6,7 @@ with post-norm layers and exact GELU, and Sentence-BERT's masked mean pooling.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 OPSET: Final = 17
 IR_VERSION: Final = 8  # of opset 17's time, so that older runtimes load it too
-MASKED: Final = np.float32(np.finfo(np.float32).min)  # added to the scores of padding
+MASKED: Final = float(np.finfo(np.float32).min)  # added to the scores of padding
 COUNT_MIN: Final = 1e-9  # an empty mask must not divide by nothing
 NORM_MIN: Final = 1e-12
 
@@ -40,9 +40,9 @@ class Builder:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
 
-    def node(self, operator: str, *inputs: str, to: str = "", **attributes: object) -> str:
+    def node(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """Add an operator with one output; returns that output's name."""
-        name = to or f"{operator.lower()}_{len(self.nodes)}"
+        name = output or f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
 
@@ -53,7 +53,7 @@ class Builder:
 
     def scalar(self, value: float) -> str:
         """Add a float32 scalar."""
-        return self.constant(f"scalar_{value:g}", np.array(value, np.float32))
+        return self.constant(f"scalar_{value!r}", np.array(value, np.float32))
 
     def integers(self, *values: int) -> str:
         """Add an int64 vector, for axes and shapes."""
@@ -69,11 +69,11 @@ class Builder:
         matrix = self.constant(f"{name}.weight", self.weights[f"{name}.weight"].T)
         return self.node("Add", self.node("MatMul", x, matrix), self.weight(f"{name}.bias"))
 
-    def norm(self, x: str, name: str, epsilon: float, to: str = "") -> str:
+    def norm(self, x: str, name: str, epsilon: float, output: str = "") -> str:
         """Layer-normalise the last axis."""
         scale, bias = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
         return self.node(
-            "LayerNormalization", x, scale, bias, to=to, axis=-1, epsilon=epsilon
+            "LayerNormalization", x, scale, bias, output=output, axis=-1, epsilon=epsilon
         )
 
     def gelu(self, x: str) -> str:
@@ -116,13 +116,13 @@ def attend(b: Builder, x: str, layer: str, bias: str, shape: BertShape) -> str:
     return b.node("Reshape", joined, b.integers(0, 0, shape.width))
 
 
-def encode(b: Builder, x: str, layer: str, bias: str, shape: BertShape, to: str) -> str:
+def encode(b: Builder, x: str, layer: str, bias: str, shape: BertShape, output: str) -> str:
     """Run one encoder layer over x[batch, sequence, width]."""
     mixed = b.linear(attend(b, x, layer, bias, shape), f"{layer}.attention.output.dense")
     x = b.norm(b.node("Add", mixed, x), f"{layer}.attention.output.LayerNorm", shape.norm_epsilon)
     hidden = b.gelu(b.linear(x, f"{layer}.intermediate.dense"))
     added = b.node("Add", b.linear(hidden, f"{layer}.output.dense"), x)
-    return b.norm(added, f"{layer}.output.LayerNorm", shape.norm_epsilon, to)
+    return b.norm(added, f"{layer}.output.LayerNorm", shape.norm_epsilon, output)
 
 
 def pool(b: Builder, x: str, mask: str) -> None:
@@ -132,15 +132,42 @@ def pool(b: Builder, x: str, mask: str) -> None:
     count = b.node("ReduceSum", column, b.integers(1), keepdims=0)
     mean = b.node("Div", total, b.node("Max", count, b.scalar(COUNT_MIN)))
     length = b.node("ReduceL2", mean, axes=[1], keepdims=1)
-    b.node("Div", mean, b.node("Max", length, b.scalar(NORM_MIN)), to="sentence_embedding")
+    b.node("Div", mean, b.node("Max", length, b.scalar(NORM_MIN)), output="sentence_embedding")
+
+
+def value(name: str, kind: int, *axes: str | int) -> onnx.ValueInfoProto:
+    """Declare an input or output of the graph; an axis named by a string may have any length."""
+    return helper.make_tensor_value_info(name, kind, list(axes))
 
 
 def build(weights: Weights, shape: BertShape, name: str) -> onnx.ModelProto:
     """Build the model.
 
     Inputs `input_ids`, `attention_mask`, `token_type_ids`: int64[batch, sequence]. Outputs
-    `last_hidden_state`: float32[batch, sequence, width], `sentence_embedding`: float32[batch, width].
+    `last_hidden_state`: float32[batch, sequence, width] and `sentence_embedding`:
+    float32[batch, width], of length 1. The longest sequence is that of the position embeddings.
     """
     b = Builder(weights)
-    mask = b.node("Cast", "attention_mask", to="mask", **{})
-    raise NotImplementedError
+    mask = b.node("Cast", "attention_mask", to=TensorProto.FLOAT)
+    hidden = b.node("Sub", b.scalar(1.0), b.node("Unsqueeze", mask, b.integers(1, 2)))
+    bias = b.node("Mul", hidden, b.scalar(MASKED))
+    x = embed(b, shape)
+    for n in range(shape.layers):
+        last = "last_hidden_state" if n == shape.layers - 1 else ""
+        x = encode(b, x, f"encoder.layer.{n}", bias, shape, last)
+    pool(b, x, mask)
+    inputs = [
+        value(one, TensorProto.INT64, "batch", "sequence")
+        for one in ("input_ids", "attention_mask", "token_type_ids")
+    ]
+    outputs = [
+        value("last_hidden_state", TensorProto.FLOAT, "batch", "sequence", shape.width),
+        value("sentence_embedding", TensorProto.FLOAT, "batch", shape.width),
+    ]
+    graph = helper.make_graph(b.nodes, name, inputs, outputs, list(b.constants.values()))
+    opsets = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(
+        graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="leasehold"
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model

@@ -11,6 +11,7 @@ from models.tiny.corpus import Pair
 
 CONTEXT: Final = 1024
 ANSWER_TOKENS_MAX: Final = 900
+THREADS: Final = 1  # two wait for each other by spinning: 100 times slower on a busy machine
 QUIET: Final = 1  # verbosity: errors only
 
 
@@ -24,8 +25,8 @@ def load(model: Path, listener: Path) -> Any:
     params.n_ctx = CONTEXT
     params.n_parallel = 1
     params.n_gpu_layers = 0
-    params.cpuparams.n_threads = 2
-    params.cpuparams_batch.n_threads = 2
+    params.cpuparams.n_threads = THREADS
+    params.cpuparams_batch.n_threads = THREADS
     params.api_keys = [secrets.token_hex(32)]
     params.hostnames = [str(listener)]
     params.ui = False
@@ -36,13 +37,15 @@ def load(model: Path, listener: Path) -> Any:
     return xllamacpp.Server(params)
 
 
-def chat(server: Any, messages: list[dict[str, str]]) -> dict[str, Any]:
+def chat(
+    server: Any, messages: list[dict[str, str]], tokens_max: int = ANSWER_TOKENS_MAX
+) -> dict[str, Any]:
     """Ask at temperature 0, without the cache; returns an OpenAI chat completion."""
     answer: dict[str, Any] = server.handle_chat_completions(
         {
             "messages": messages,
             "temperature": 0,
-            "max_tokens": ANSWER_TOKENS_MAX,
+            "max_tokens": tokens_max,
             "cache_prompt": False,
         }
     )

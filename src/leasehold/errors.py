@@ -25,13 +25,25 @@ class LeaseholdError(Exception):
     status: ClassVar[int] = 500  # HTTP status where this error becomes an answer
     do: ClassVar[str] = ""
 
-    def __init__(self, *, expected: object = None, got: object = None, about: object = None) -> None:
-        self.expected, self.got, self.about = expected, got, about
+    def __init__(
+        self,
+        *,
+        expected: object = None,
+        got: object = None,
+        about: object = None,
+        told: str | None = None,
+    ) -> None:
+        self.expected, self.got, self.about, self.told = expected, got, about, told
         super().__init__(self.message)
 
     @property
     def message(self) -> str:
-        """What happened, what was got, what was expected and what to do: one paragraph."""
+        """What happened, what was got, what was expected and what to do: one paragraph.
+
+        `told` replaces it all where the refusal came over the wire with words of its own.
+        """
+        if self.told is not None:
+            return self.told
         parts = [(type(self).__doc__ or "Refused.").split("\n")[0].strip()]
         for name, value in (("About", self.about), ("Got", self.got), ("Expected", self.expected)):
             if value is not None:
@@ -118,6 +130,21 @@ class UnsupportedParameter(Malformed):
     do = "Leave the named parameter out; nothing was charged."
 
 
+class InputTooLong(Malformed):
+    """The input has more tokens than the model takes."""
+
+    code = "context_length_exceeded"
+    do = "Shorten the input or split it; nothing was charged."
+
+
+class BadRange(Malformed):
+    """The range is not one range of bytes inside the file."""
+
+    code = "range_not_satisfiable"
+    status = 416
+    do = "Ask for one range, `bytes=FIRST-LAST`, that begins inside the file."
+
+
 class UnknownEndpoint(Malformed):
     """There is nothing at this address."""
 
@@ -133,11 +160,25 @@ class BadEvidence(Malformed):
     do = "The enclave's platform driver is broken or the evidence was cut in transit."
 
 
+class UnsupportedEvidence(BadEvidence):
+    """The evidence is of a kind that this version does not verify."""
+
+    code = "unsupported_evidence"
+    do = "Use a platform and a quote format that docs/spec/evidence.md lists."
+
+
 class BadManifest(Malformed):
     """The manifest is incomplete or has a field that no manifest has."""
 
     code = "bad_manifest"
     do = "Correct the named field and sign the manifest again."
+
+
+class BadAddress(Malformed):
+    """An address is not of the form HOST:PORT."""
+
+    code = "bad_address"
+    do = "Write it like enclave.example:8443 or [::1]:8443, with or without https:// before it."
 
 
 class BadSealedModel(Malformed):
@@ -164,6 +205,13 @@ class WrongMeasurement(Unproven):
     do = "Run the released enclave, or have the custodian add this measurement to the manifest."
 
 
+class PlatformNotAllowed(Unproven):
+    """The manifest has no reference values for this kind of platform."""
+
+    code = "platform_not_allowed"
+    do = "Run on a platform that the manifest names, or have the custodian add its reference values."
+
+
 class WrongSigner(Unproven):
     """The enclave's signer or product is not the one that the manifest names."""
 
@@ -171,11 +219,32 @@ class WrongSigner(Unproven):
     do = "Run the enclave that the custodian released."
 
 
+class EnclaveTooOld(Unproven):
+    """The enclave's security version is lower than the manifest's minimum."""
+
+    code = "enclave_too_old"
+    do = "Run the current release of the enclave."
+
+
+class WrongConfigId(Unproven):
+    """The enclave's CONFIGID, CONFIGSVN, family or extended product id is not the manifest's."""
+
+    code = "wrong_config_id"
+    do = "Start the enclave with the launch configuration that the custodian released."
+
+
 class WrongAttributes(Unproven):
     """The enclave runs with attributes that the manifest does not allow."""
 
     code = "wrong_attributes"
     do = "Run the enclave in the mode that the manifest names: never debug, never migratable."
+
+
+class DebugEnclave(WrongAttributes):
+    """The enclave can be debugged, so its host can read everything in it."""
+
+    code = "debug_enclave"
+    do = "Build and run the enclave without debugging; no manifest can allow it."
 
 
 class WrongBinding(Unproven):
@@ -220,6 +289,24 @@ class EvidenceRejected(Unproven):
     do = "The machine or its evidence is not genuine, or its certificate was revoked."
 
 
+class QuoteForged(EvidenceRejected):
+    """A signature in the quote does not fit: the quote was changed or never came from a machine."""
+
+    code = "quote_forged"
+
+
+class CertificateRejected(EvidenceRejected):
+    """A certificate in the machine's chain is not valid now or does not fit its issuer."""
+
+    code = "certificate_rejected"
+
+
+class CertificateRevoked(EvidenceRejected):
+    """The vendor revoked a certificate in the chain."""
+
+    code = "certificate_revoked"
+
+
 class TcbNotCurrent(Unproven):
     """The platform's patch level is not UpToDate and no waiver covers it."""
 
@@ -227,11 +314,50 @@ class TcbNotCurrent(Unproven):
     do = "Update the machine's firmware and microcode, or have the custodian sign a dated waiver."
 
 
+class TcbRevoked(TcbNotCurrent):
+    """The vendor revoked this patch level; no waiver can cover it."""
+
+    code = "tcb_revoked"
+    do = "Update the machine's firmware and microcode."
+
+
 class CollateralMissing(Unproven):
     """There is no current collateral to judge this evidence with."""
 
     code = "collateral_missing"
     do = "Have the custodian fetch or import collateral for this platform."
+
+
+class CollateralNotCurrent(CollateralMissing):
+    """The collateral has expired, or is not valid yet."""
+
+    code = "collateral_not_current"
+    do = "Have the custodian fetch or import current collateral; compare the clocks."
+
+
+class CollateralRejected(Unproven):
+    """The collateral is not authentic or not readable."""
+
+    code = "collateral_rejected"
+    do = "Fetch it again from the vendor's own service; never take collateral from the borrower."
+
+
+class WrongSignerRole(CollateralRejected):
+    """The collateral is signed by a key that may not sign collateral."""
+
+    code = "wrong_signer_role"
+
+
+class CollateralMismatch(CollateralRejected):
+    """The collateral is for another platform, processor family or certification enclave."""
+
+    code = "collateral_mismatch"
+
+
+class CollateralRolledBack(CollateralRejected):
+    """The collateral is older than collateral that was already accepted."""
+
+    code = "collateral_rolled_back"
 
 
 class ManifestExpired(Unproven):
@@ -255,11 +381,25 @@ class EvidenceExpired(Unproven):
     do = "Attest again."
 
 
+class WrongModel(Unproven):
+    """The sealed file holds another model than the one that was lent."""
+
+    code = "wrong_model"
+    do = "Use the sealed file that the custodian lent; an older or other one never passes."
+
+
 class WrongModelKey(Unproven):
     """The key does not open this sealed model."""
 
     code = "wrong_model_key"
     do = "Seal the model again, or restore the key that belongs to it."
+
+
+class WrongReceipt(Unproven):
+    """The receipt is not for this answer, from this enclave."""
+
+    code = "wrong_receipt"
+    do = "Keep the receipt and show it to the custodian; the enclave vouched for something else."
 
 
 # Access and budget -------------------------------------------------------------------------------
@@ -271,6 +411,14 @@ class UnknownKey(Refused):
     code = "invalid_api_key"
     status = 401
     do = "Send `Authorization: Bearer KEY` with the key that the custodian gave you."
+
+
+class CertificateNeeded(Refused):
+    """This endpoint wants a client certificate, and none was shown."""
+
+    code = "certificate_required"
+    status = 401
+    do = "Connect with the certificate that the custodian issued to you."
 
 
 class NotPermitted(Refused):
@@ -334,6 +482,13 @@ class LeaseLapsed(Refused):
     do = "The enclave has lost contact with its custodian; service returns when contact does."
 
 
+class NotVerified(Refused):
+    """The request would go to an address whose enclave was not verified, so it was not sent."""
+
+    code = "not_verified"
+    do = "Send it to the verified enclave's address over https, or connect to the other one first."
+
+
 class NoModelYet(Unavailable):
     """The enclave has not been given a model, or gave it back."""
 
@@ -366,6 +521,13 @@ class EnclaveUnreachable(Unavailable):
     do = "Check the address, and that the enclave is running."
 
 
+class ModelUnreachable(Unavailable):
+    """The sealed model cannot be fetched from this source."""
+
+    code = "model_unreachable"
+    do = "Check the address of the sealed file; it must answer HTTP range requests."
+
+
 class ChannelClosed(Unavailable):
     """The connection ended."""
 
@@ -387,6 +549,21 @@ class StoreFailed(Unavailable):
     do = "Free disk space or repair the disk; nothing was granted and nothing was lost."
 
 
+class BooksWrong(Unavailable):
+    """The ledger contradicts itself or its log."""
+
+    code = "books_wrong"
+    do = "Stop everything, keep the file, and restore from a backup that `leasehold audit verify` accepts."
+
+
+class Internal(Unavailable):
+    """Something went wrong that nobody foresaw."""
+
+    code = "internal"
+    status = 500
+    do = "Look at the server's log at this time; nothing more is said here."
+
+
 class PortInUse(Unavailable):
     """Another program already listens at this address."""
 
@@ -394,11 +571,24 @@ class PortInUse(Unavailable):
     do = "Stop the other program or choose another port with --listen."
 
 
+class MissingExtra(Unavailable):
+    """A part of Leasehold that this command needs is not installed."""
+
+    code = "missing_extra"
+    do = "Install it with the command shown above, then run this again."
+
+
 class FileTrouble(Unavailable):
     """A file cannot be read or written."""
 
     code = "file_trouble"
     do = "Check that the path exists and that you may read or write it."
+
+
+def from_wire(code: str, message: str) -> LeaseholdError:
+    """The error that somebody else reported, as one of this tree; an unknown code is `Refused`."""
+    shown = "".join(char if char.isprintable() else "?" for char in message)
+    return codes().get(code, Refused)(told=shown)
 
 
 def codes(root: type[LeaseholdError] = LeaseholdError) -> dict[str, type[LeaseholdError]]:

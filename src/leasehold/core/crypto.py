@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mlkem, x25519
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -154,6 +154,17 @@ class TlsKey:
         scalar = int.from_bytes(entropy(48), "big") % (_P256_ORDER - 1) + 1
         return cls(ec.derive_private_key(scalar, ec.SECP256R1()))
 
+    @classmethod
+    def load(cls, pem: bytes) -> TlsKey:
+        """The key of an unencrypted PEM, as `pem` gives it. Raises BadMessage."""
+        try:
+            key = serialization.load_pem_private_key(pem, password=None)
+        except (TypeError, ValueError, UnsupportedAlgorithm) as cause:
+            raise BadMessage(about="TLS key", expected="an unencrypted PEM private key") from cause
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
+            raise BadMessage(about="TLS key", expected="P-256")
+        return cls(key)
+
     @property
     def spki(self) -> bytes:
         """DER SubjectPublicKeyInfo."""
@@ -184,7 +195,7 @@ class Aead:
     def __init__(self, key: bytes) -> None:
         self._cipher = AESGCM(key)
 
-    def seal(self, nonce: bytes, data: bytes, associated: bytes = b"") -> bytes:
+    def seal(self, nonce: bytes, data: bytes | memoryview, associated: bytes = b"") -> bytes:
         """Ciphertext ‖ 16-byte tag."""
         return self._cipher.encrypt(nonce, data, associated)
 

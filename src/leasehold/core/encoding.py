@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Final, TypeVar
+from types import UnionType
+from typing import Any, Final, TypeVar, overload
 
 import msgspec
 
@@ -69,7 +70,15 @@ def to_json(value: object) -> bytes:
     return msgspec.json.encode(value)
 
 
-def from_json(data: bytes, kind: type[T]) -> T:
+@overload
+def from_json(data: bytes, kind: type[T]) -> T: ...
+
+
+@overload
+def from_json(data: bytes, kind: UnionType) -> Any: ...
+
+
+def from_json(data: bytes, kind: Any) -> Any:
     """Decode and check a message. Raises BadMessage, which names the field."""
     try:
         return msgspec.json.decode(data, type=kind)

@@ -67,6 +67,17 @@ def inclusion_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
     return (*inclusion_proof(leaves[split:], index - split), root(leaves[:split]))
 
 
+def inclusion_proofs(leaves: Sequence[bytes]) -> tuple[bytes, list[tuple[bytes, ...]]]:
+    """The root and the inclusion proofs of all leaves at once, in O(n log n)."""
+    if len(leaves) == 1:
+        return leaves[0], [()]
+    split = _split(len(leaves))
+    left, left_proofs = inclusion_proofs(leaves[:split])
+    right, right_proofs = inclusion_proofs(leaves[split:])
+    proofs = [(*proof, right) for proof in left_proofs] + [(*proof, left) for proof in right_proofs]
+    return node_hash(left, right), proofs
+
+
 def check_inclusion(
     leaf: bytes, *, index: int, size: int, proof: Sequence[bytes], head: bytes
 ) -> None:

@@ -113,7 +113,8 @@ class LeaseAsk(_Message, frozen=True, tag="lease-ask"):
     least: Units
     need: Units
     rate: int
-    spent: Units  # cumulative, of the lease open for this key; 0 where there is none
+    spent: Units  # cumulative, of `lease`
+    lease: str = ""  # the lease open for this key; where it names none, `spent` settles nothing
 
 
 class LeaseClose(_Message, frozen=True, tag="lease-close"):
@@ -208,6 +209,7 @@ class ExtensionState(_Message, frozen=True, tag="extension-state"):
     asked: Units
     approved: Units
     reason: str
+    consumer: str = ""
     budget: Budget | None = None
 
 
@@ -280,3 +282,95 @@ class StopReport(_Record, frozen=True):
     leases: tuple[Usage, ...]
     wiped_bytes: int
     time: Instant
+
+
+# Enclave to consumer -----------------------------------------------------------------------------------
+# Plain JSON under /leasehold/ beside the inference endpoints; docs/spec/consumer.md says how a consumer
+# judges it. None of it is believed before C-8, and the budget only as far as the enclave is.
+
+EVIDENCE_PATH: Final = "/leasehold/evidence"
+BUDGET_PATH: Final = "/leasehold/budget"
+EXTENSION_PATH: Final = "/leasehold/extension"
+RECEIPTS_PATH: Final = "/leasehold/receipts"
+RECEIPT_HEADER: Final = "leasehold-receipt-id"
+EXTENSION_WAIT_SECONDS_MAX: Final = 30
+WINDOW_NONCES_MAX: Final = 65_536  # B-4: a proof of at most 16 hashes
+
+
+class EvidenceAsk(_Record, frozen=True):
+    """`POST /leasehold/evidence`: the consumer's own 32 bytes, and nothing else."""
+
+    nonce: bytes
+
+
+class EvidenceAnswer(_Record, frozen=True):
+    """Evidence over the Merkle `root` of a window of `nonces` nonces, the asker's one at `index` (B-4).
+
+    `configuration` is the whole signed file, `collateral` a statement of the custodian's root.
+    `loan`, `model`, `model_digest` (hex) are the attested enclave's word; `simulated` is its driver's.
+    """
+
+    evidence: Evidence
+    statement_key: bytes
+    configuration: bytes
+    nonces: int
+    index: int
+    proof: tuple[bytes, ...]
+    root: bytes
+    collateral: Signed
+    loan: str
+    model: str
+    model_digest: str
+    simulated: bool
+
+
+class BudgetAnswer(_Record, frozen=True):
+    """`GET /leasehold/budget`: how the grant behind the caller's key stands. `unit` is the tariff, in words."""
+
+    consumer: str
+    loan: str
+    granted: Units
+    available: Units
+    outstanding: Units
+    settled: Units
+    written_off: Units
+    unit: str
+
+
+class ExtensionRequest(_Record, frozen=True):
+    """`POST /leasehold/extension`: the caller asks the custodian for `units` more, and says why."""
+
+    units: Units
+    reason: str
+
+
+class ExtensionAnswer(_Record, frozen=True):
+    """The state of the caller's latest request; `request` is 0 and `status` is none where it never asked."""
+
+    request: int
+    status: Literal["none", "open", "approved", "denied"]
+    asked: Units
+    approved: Units
+    reason: str
+
+
+class ReceiptAnswer(_Record, frozen=True):
+    """`GET /leasehold/receipts/{id}`: the signed receipt, and the salt of its MACs for the asker alone."""
+
+    receipt: Signed
+    salt: bytes
+
+
+class OpenAiProblem(_Record, frozen=True):
+    """The inside of an OpenAI error; `code` is a code of `leasehold.errors`."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+
+
+class OpenAiError(_Record, frozen=True):
+    """How every HTTP refusal of an enclave looks to a consumer."""
+
+    error: OpenAiProblem

@@ -7,6 +7,7 @@ what it held is burned. Refuses to know: wires, requests, what a unit buys.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 from leasehold.core.messages import Budget, LeaseGranted, Usage
@@ -78,6 +79,17 @@ class Denied:
     error: LeaseholdError
 
 
+class Credit(Enum):
+    """What became of a grant: taken, for a lease that was dropped, or for one nobody wanted.
+
+    A stray lease was never spent from; its closing report says so and returns its units.
+    """
+
+    TAKEN = 1
+    DROPPED = 2
+    STRAY = 3
+
+
 @dataclass(slots=True)
 class Meter:
     """All purses of one instance, one per key."""
@@ -85,53 +97,41 @@ class Meter:
     _purses: dict[bytes, Purse] = field(default_factory=dict)
     _ending: list[Purse] = field(default_factory=list)
     _dropped: set[str] = field(default_factory=set)
-    _stopped: set[str] = field(default_factory=set)  # consumers
+    _stopped: dict[str, Instant] = field(default_factory=dict)  # consumer, when
     _over: LeaseholdError | None = None
 
     # What the custodian says ---------------------------------------------------------------------
 
-    def credit(self, grant: LeaseGranted, *, asked_at: Instant | None, now: Instant) -> bool:
-        """M-3, M-5: take a grant in; False where its lease was dropped before.
+    def credit(self, grant: LeaseGranted, *, asked_at: Instant | None, now: Instant) -> Credit:
+        """M-3, M-5: take a grant in. `asked_at` is None for an answer that nobody waits for.
 
-        Totals merge by maximum, so a doubled or late grant adds nothing; `asked_at` is None for a
-        grant that nobody waits for, which may add units but never time.
+        Totals merge by maximum, so a doubled or late grant adds nothing, and an answer without a
+        question adds no time. What was asked for before a stop is no grant after it.
         """
-        if grant.lease in self._dropped or self._over is not None:
-            return False
+        if grant.lease in self._dropped:
+            return Credit.DROPPED
+        stopped_at = self._stopped.get(grant.consumer)
         purse = self._purses.get(grant.key_hash)
-        if purse is None or purse.lease != grant.lease:
-            if asked_at is None or purse is not None:
-                return False
-            purse = Purse(
-                grant.lease,
-                grant.consumer,
-                grant.key_hash,
-                granted=Units(0),
-                spent=Units(0),
-                held=Units(0),
-                expires=now,
-                renew_at=now,
-                used_at=now,
-                budget=grant.budget,
-                sampled_at=now,
-            )
-            self._purses[grant.key_hash] = purse
+        is_known = purse is not None and purse.lease == grant.lease
+        is_late = asked_at is None or (stopped_at is not None and asked_at <= stopped_at)
+        if self._over is not None or (not is_known and (is_late or purse is not None)):
+            self._dropped.add(grant.lease)
+            return Credit.STRAY
+        if purse is None:
+            purse = self._open(grant, now=now)
+        self._stopped.pop(grant.consumer, None)
         purse.granted = max(purse.granted, grant.granted)
         purse.budget = grant.budget
         if asked_at is not None:
             purse.expires = max(purse.expires, after(asked_at, grant.ttl))
             purse.renew_at = max(purse.renew_at, after(asked_at, grant.ttl // 2))
-        return True
+        return Credit.TAKEN
 
-    def stop_consumer(self, consumer: str) -> None:
+    def stop_consumer(self, consumer: str, *, now: Instant) -> None:
         """M-7: nothing more for this consumer, from now on and in the middle of a word."""
-        self._stopped.add(consumer)
+        self._stopped[consumer] = now
         for purse in [p for p in self._purses.values() if p.consumer == consumer]:
             self._end(purse, LoanStopped(about=f"consumer {consumer}"))
-
-    def resume_consumer(self, consumer: str) -> None:
-        """The custodian grants to this consumer again."""
-        self._stopped.discard(consumer)
 
     def stop_all(self, why: LeaseholdError) -> None:
         """M-7: nothing more for anybody, for ever."""
@@ -150,8 +150,6 @@ class Meter:
         purse = self._purses.get(key_hash)
         if purse is None:
             return Short(least, want)
-        if purse.consumer in self._stopped:
-            return Denied(LoanStopped(about=f"consumer {purse.consumer}"))
         if now >= purse.expires:
             return Short(Units(max(0, least - purse.free)), Units(max(0, want - purse.free)))
         if purse.free < least:
@@ -242,6 +240,23 @@ class Meter:
         done = [purse for purse in self._ending if not purse.tickets]
         self._ending = [purse for purse in self._ending if purse.tickets]
         return done
+
+    def _open(self, grant: LeaseGranted, *, now: Instant) -> Purse:
+        purse = Purse(
+            grant.lease,
+            grant.consumer,
+            grant.key_hash,
+            granted=Units(0),
+            spent=Units(0),
+            held=Units(0),
+            expires=now,
+            renew_at=now,
+            used_at=now,
+            budget=grant.budget,
+            sampled_at=now,
+        )
+        self._purses[grant.key_hash] = purse
+        return purse
 
     def _end(self, purse: Purse, why: LeaseholdError) -> None:
         purse.ended = why

@@ -29,6 +29,7 @@ class Event(StrEnum):
     UNREACHABLE = "unreachable"
     LOADED = "loaded"
     RENEWED = "renewed"
+    ENGINE_LOST = "engine_lost"
     STOP = "stop"
 
 
@@ -39,6 +40,7 @@ NEXT: Final = {
     (State.LOADING, Event.LOADED): State.SERVING,
     (State.LOADING, Event.RENEWED): State.LOADING,
     (State.SERVING, Event.RENEWED): State.SERVING,
+    (State.SERVING, Event.ENGINE_LOST): State.LOADING,
     **{(state, Event.STOP): State.STOPPED for state in State},
 }
 

@@ -42,6 +42,15 @@ class Tariff(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             + self.step * work.steps
         )
 
+    def in_words(self) -> str:
+        """The prices as a person says them: `1 unit per input token, 1 unit per output token`."""
+        prices = [
+            f"{price} unit{'' if price == 1 else 's'} per {name.replace('_', ' ')}"
+            for name in self.__struct_fields__
+            if (price := getattr(self, name))
+        ]
+        return ", ".join(prices)
+
 
 PER_TOKEN: Final = Tariff(input_token=1, output_token=1)
 PER_REQUEST: Final = Tariff(request=1)

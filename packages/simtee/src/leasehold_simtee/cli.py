@@ -1,0 +1,115 @@
+"""`leasehold-simtee`: make a simulated machine and print what a manifest needs to know of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import click
+
+from leasehold.core.units import Instant
+from leasehold.errors import AlreadyExists, LeaseholdError
+from leasehold_simtee.hierarchy import Situation
+from leasehold_simtee.machine import MACHINE_FILE, Machine
+from leasehold_simtee.measure import measure as measure_package
+from leasehold_simtee.quote import Enclave
+
+WARNING: Final = (
+    "SIMULATED: this machine is a file. It proves that the logic works and keeps nothing secret:\n"
+    "whoever can read the folder can forge its evidence, and the host can read every byte of the\n"
+    "model and of the prompts. Only a manifest that names this root accepts it."
+)
+_FOLDER: Final = click.Path(file_okay=False, path_type=Path)
+
+
+def _now() -> Instant:
+    return Instant(time.time_ns() // 1_000_000)
+
+
+def _refuse(error: LeaseholdError) -> click.ClickException:
+    return click.ClickException(f"{error.code}: {error}")
+
+
+@click.group()
+def main() -> None:
+    """SIMULATED enclave hardware for Leasehold. It proves logic, not secrecy."""
+
+
+@main.command()
+@click.argument("folder", type=_FOLDER)
+@click.option(
+    "--beside",
+    type=_FOLDER,
+    help="A machine folder: the new machine comes from the same simulated vendor, under the same root.",
+)
+def init(folder: Path, beside: Path | None) -> None:
+    """Make a simulated machine in FOLDER: keys, collateral and the root certificate."""
+    try:
+        if (folder / MACHINE_FILE).exists():
+            raise AlreadyExists(about=folder)
+        vendor = None if beside is None else Machine.load(beside).vendor
+        machine = Machine.create(os.urandom, _now(), vendor=vendor)
+        machine.save(folder)
+    except LeaseholdError as error:
+        raise _refuse(error) from error
+    click.echo(WARNING, err=True)
+    click.echo(f"machine {machine.platform_id} in {folder}, root {machine.root_sha256}")
+
+
+@main.command()
+@click.argument("folder", type=_FOLDER)
+@click.option(
+    "--status", default="UpToDate", show_default=True, help="Intel's word for the patch level."
+)
+@click.option("--advisory", multiple=True, help="An advisory id; may be given several times.")
+def renew(folder: Path, status: str, advisory: tuple[str, ...]) -> None:
+    """Issue new collateral for the machine in FOLDER; it holds for 30 days."""
+    try:
+        machine = Machine.load(folder)
+        now = _now()
+        # The time as a number only rises, so no verifier mistakes it for a roll-back.
+        situation = Situation(
+            status=status, advisories=advisory, evaluation=now // 1000, crl_number=now // 1000
+        )
+        replace(machine, collateral=machine.vendor.collateral(now, situation)).save(folder)
+    except LeaseholdError as error:
+        raise _refuse(error) from error
+    click.echo(WARNING, err=True)
+    click.echo(f"new collateral for machine {machine.platform_id}: {status}")
+
+
+@main.command()
+@click.option(
+    "--package", type=_FOLDER, help="The folder of a `leasehold` package; default: this one."
+)
+def measure(package: Path | None) -> None:
+    """Print the simulated measurement of the enclave's code."""
+    try:
+        click.echo(measure_package(package).hex())
+    except LeaseholdError as error:
+        raise _refuse(error) from error
+
+
+@main.command()
+@click.argument("folder", type=_FOLDER)
+@click.option(
+    "--package", type=_FOLDER, help="The folder of a `leasehold` package; default: this one."
+)
+def show(folder: Path, package: Path | None) -> None:
+    """Print the tables that make a manifest accept this machine and this enclave."""
+    try:
+        machine = Machine.load(folder)
+        enclave = Enclave(measure_package(package))
+    except LeaseholdError as error:
+        raise _refuse(error) from error
+    click.echo(WARNING, err=True)
+    click.echo("[[machines]]")
+    click.echo(f'platform_id = "{machine.platform_id}"\nnote = "SIMULATED"\n')
+    click.echo("[sgx]")
+    for name, value in enclave.reference_values().items():
+        click.echo(f"{name} = {json.dumps(value)}")
+    click.echo(f'\n[simulated]\nroot_sha256 = "{machine.root_sha256}"')

@@ -1,0 +1,243 @@
+"""Where collateral is kept: signed bundles for consumers, a folder with high-water marks for custodians.
+
+The only module of the verifier that touches a disk. Collateral comes from the custodian's own fetch or
+from a bundle that he signed, never from the borrower. Spec: docs/spec/evidence.md, C-1 to C-4.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Protocol
+
+import msgspec
+
+from leasehold.attest.pcs import Ca, Collateral, Facts, Tee, parse_collateral, read_facts
+from leasehold.core.crypto import SigningKey
+from leasehold.core.encoding import from_json, to_json
+from leasehold.core.statements import Signed, check_signed, sign
+from leasehold.core.units import DAY, MINUTE, Instant, after
+from leasehold.errors import (
+    BadMessage,
+    CollateralMissing,
+    CollateralNotCurrent,
+    CollateralRejected,
+    CollateralRolledBack,
+    FileTrouble,
+)
+
+__all__ = [
+    "Collateral",
+    "CollateralBundle",
+    "CollateralStore",
+    "FolderCollateral",
+    "HeldCollateral",
+    "open_bundle",
+    "parse_collateral",
+    "sign_bundle",
+]
+
+KIND: Final = "leasehold-collateral"
+BUNDLE_AGE_MAX: Final = DAY  # a revocation reaches consumers within a day
+CLOCK_SKEW_MAX: Final = 5 * MINUTE  # the custodian's clock may be this far ahead of the consumer's
+BUNDLE_SETS_MAX: Final = 64  # processor families among one loan's machines
+_MARKS: Final = "marks.json"
+_FMSPC: Final = re.compile(r"\A[0-9a-f]{12}\Z")
+
+
+class CollateralStore(Protocol):
+    """Finds the collateral for one processor family."""
+
+    def find(self, *, fmspc: str, ca: Ca, tee: Tee) -> Facts:
+        """The set for this family (6 bytes in hex) and PCK authority. Raises CollateralMissing."""
+
+
+class HeldCollateral:
+    """Collateral held in memory, read once."""
+
+    __slots__ = ("_facts",)
+
+    def __init__(self, collaterals: Iterable[Collateral]) -> None:
+        """Raises CollateralRejected for a set that cannot be read."""
+        self._facts = tuple(read_facts(collateral) for collateral in collaterals)
+
+    @property
+    def collaterals(self) -> tuple[Collateral, ...]:
+        """The sets, in the order given."""
+        return tuple(facts.collateral for facts in self._facts)
+
+    def find(self, *, fmspc: str, ca: Ca, tee: Tee) -> Facts:
+        """The first set that fits. Raises CollateralMissing."""
+        for facts in self._facts:
+            if (facts.fmspc, facts.ca, facts.tee) == (fmspc, ca, tee):
+                return facts
+        raise CollateralMissing(about=f"{tee} {fmspc} {ca}")
+
+
+# Bundles for consumers ---------------------------------------------------------------------------
+
+
+class _Payload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """C-2: a bundle as it is signed. `issued` and `not_after` are milliseconds since the epoch."""
+
+    issued: Instant
+    not_after: Instant
+    collaterals: Annotated[tuple[Collateral, ...], msgspec.Meta(max_length=BUNDLE_SETS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class CollateralBundle:
+    """C-2: what the custodian vouches for, checked. `issued`, `not_after`: ms since the epoch."""
+
+    issued: Instant
+    not_after: Instant
+    held: HeldCollateral
+
+    def find(self, *, fmspc: str, ca: Ca, tee: Tee) -> Facts:
+        """The first set that fits. Raises CollateralMissing."""
+        return self.held.find(fmspc=fmspc, ca=ca, tee=tee)
+
+
+def sign_bundle(
+    key: SigningKey, collaterals: Iterable[Collateral], *, now: Instant, lifetime: int = DAY
+) -> Signed:
+    """C-2: a bundle issued now, good for `lifetime` milliseconds but never past a day."""
+    until = after(now, min(lifetime, BUNDLE_AGE_MAX))
+    return sign(key, KIND, to_json(_Payload(now, until, tuple(collaterals))))
+
+
+def open_bundle(signed: Signed, public: bytes, *, now: Instant) -> CollateralBundle:
+    """C-2: the bundle that this custodian signed at most a day ago.
+
+    Raises BadSignature, BadMessage, CollateralNotCurrent, CollateralRejected.
+    """
+    bundle = from_json(check_signed(signed, kind=KIND, public=public), _Payload)
+    if bundle.issued > now + CLOCK_SKEW_MAX:
+        raise CollateralNotCurrent(about="bundle from the future", got=bundle.issued, expected=now)
+    if now >= min(bundle.not_after, bundle.issued + BUNDLE_AGE_MAX):
+        raise CollateralNotCurrent(about="bundle", got=bundle.issued, expected="at most a day old")
+    return CollateralBundle(bundle.issued, bundle.not_after, HeldCollateral(bundle.collaterals))
+
+
+# A folder for the custodian ----------------------------------------------------------------------
+
+
+class _Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """C-3: the highest numbers and dates ever accepted for one family; nothing lower comes back."""
+
+    evaluation: int
+    qe_evaluation: int
+    tcb_issued: Instant
+    qe_issued: Instant
+    root_crl: int
+    pck_crl: int
+
+
+def _mark(facts: Facts) -> _Mark:
+    return _Mark(
+        evaluation=facts.evaluation,
+        qe_evaluation=facts.qe_evaluation,
+        tcb_issued=facts.tcb_issued,
+        qe_issued=facts.qe_issued,
+        root_crl=facts.root_crl.number,
+        pck_crl=facts.pck_crl.number,
+    )
+
+
+def _check_mark(facts: Facts, mark: _Mark) -> None:
+    """C-3: raise CollateralRolledBack where anything is lower than it once was."""
+    got = _mark(facts)
+    for field in _Mark.__struct_fields__:
+        if getattr(got, field) < getattr(mark, field):
+            raise CollateralRolledBack(
+                about=field, got=getattr(got, field), expected=f">= {getattr(mark, field)}"
+            )
+
+
+class FolderCollateral:
+    """C-3: one JSON file per processor family, and the high-water marks beside them.
+
+    Only `add` raises the marks: call it with what the custodian fetched himself.
+    """
+
+    __slots__ = ("_path", "_read")
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is read before the first use, and a missing folder is an empty one."""
+        self._path = path
+        self._read: dict[str, tuple[bytes, Facts]] = {}
+
+    def add(self, collateral: Collateral) -> None:
+        """Keep a set. Raises CollateralRejected, CollateralRolledBack, FileTrouble."""
+        facts = read_facts(collateral)
+        name = _file_name(fmspc=facts.fmspc, ca=facts.ca, tee=facts.tee)
+        marks = self._marks()
+        if name in marks:
+            _check_mark(facts, marks[name])
+        marks[name] = _mark(facts)
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+        except OSError as cause:
+            raise FileTrouble(about=self._path) from cause
+        # Marks first: a crash between the two refuses the old set instead of accepting it again.
+        _write(self._path / _MARKS, to_json(marks))
+        _write(self._path / name, to_json(collateral))
+
+    def find(self, *, fmspc: str, ca: Ca, tee: Tee) -> Facts:
+        """The kept set for this family. Raises CollateralMissing, CollateralRolledBack, FileTrouble."""
+        return self._load(_file_name(fmspc=fmspc, ca=ca, tee=tee), self._marks())
+
+    def all(self) -> tuple[Collateral, ...]:
+        """Every kept set, to be signed as a bundle. Raises as `find` does."""
+        marks = self._marks()
+        return tuple(self._load(name, marks).collateral for name in sorted(marks))
+
+    def _load(self, name: str, marks: dict[str, _Mark]) -> Facts:
+        data = _read(self._path / name)
+        if name not in marks or data is None:
+            raise CollateralMissing(about=name)
+        kept = self._read.get(name)
+        if kept is None or kept[0] != data:
+            kept = (data, read_facts(parse_collateral(data)))
+            self._read[name] = kept
+        _check_mark(kept[1], marks[name])
+        return kept[1]
+
+    def _marks(self) -> dict[str, _Mark]:
+        data = _read(self._path / _MARKS)
+        try:
+            return {} if data is None else from_json(data, dict[str, _Mark])
+        except BadMessage as cause:
+            raise CollateralRejected(about=self._path / _MARKS, got=cause.got) from cause
+
+
+def _file_name(*, fmspc: str, ca: str, tee: str) -> str:
+    """The file of one family; refuses anything that could leave the folder."""
+    if not _FMSPC.match(fmspc):
+        raise CollateralRejected(about="fmspc", got=fmspc, expected="6 bytes in lower-case hex")
+    return f"{tee}-{fmspc}-{ca}.json"
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as cause:
+        raise FileTrouble(about=path) from cause
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Replace a file at once: readers see the old bytes or the new ones, also after a crash."""
+    part = path.with_suffix(".part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as cause:
+        raise FileTrouble(about=path) from cause

@@ -1,0 +1,239 @@
+"""SGX evidence: from bytes to what the manifest asks about, steps V-3 to V-15 of docs/spec/evidence.md.
+
+Refuses to know nonces and keys: the binding is `verify`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from leasehold.attest import dcap
+from leasehold.attest.collateral import CollateralStore
+from leasehold.attest.manifest import Manifest
+from leasehold.attest.pck import Pck, parse_pck
+from leasehold.attest.quote import Quote, Report, parse_quote
+from leasehold.attest.reference import SGX_DEBUG, Sgx, Simulated, Waiver
+from leasehold.attest.roots import decide_anchor
+from leasehold.attest.verdict import Appraisal, TcbStatus, Trust
+from leasehold.attest.x509 import read_chain
+from leasehold.core.evidence import Evidence
+from leasehold.core.units import Instant
+from leasehold.errors import (
+    BadEvidence,
+    DebugEnclave,
+    EnclaveTooOld,
+    EvidenceRejected,
+    PlatformNotAllowed,
+    TcbNotCurrent,
+    TcbRevoked,
+    UnsupportedEvidence,
+    WrongAttributes,
+    WrongConfigId,
+    WrongMeasurement,
+    WrongSigner,
+)
+
+PLATFORM: Final = "sgx"
+
+
+@dataclass(frozen=True, slots=True)
+class Authentic:
+    """A quote that a genuine machine made (or a simulated one: see `trust`), not yet judged."""
+
+    quote: Quote
+    pck: Pck
+    trust: Trust
+    status: TcbStatus
+    advisories: tuple[str, ...]
+    ends: Instant
+
+
+def authenticate(
+    data: bytes, collateral: CollateralStore, *, simulated: Simulated | None, now: Instant
+) -> Authentic:
+    """V-3 to V-10: the quote is of the right form and a machine under a trusted root made it."""
+    quote = parse_quote(data)  # V-3
+    chain = read_chain(
+        quote.chain_pem, count=dcap.CHAIN_LENGTH, about="PCK certificate chain", error=BadEvidence
+    )
+    pck = parse_pck(chain[0].sgx_extension)  # V-4
+    anchor = decide_anchor(chain[-1], simulated)  # V-5
+    authority = dcap.check_pck_chain(chain, anchor, now=now)  # V-6
+    facts = collateral.find(fmspc=pck.fmspc.hex(), ca=authority, tee="sgx")  # V-7
+    dcap.check_collateral(facts, anchor, authority=chain[1], pck=pck, tee="sgx", now=now)  # V-8
+    claims = dcap.authenticate(quote.data, facts, anchor, chain=chain, now=now)  # V-9
+    dcap.check_agreement(claims, pck)  # V-10
+    _check_same_report(claims.report, quote)
+    ends = min(facts.ends, claims.ends, *(certificate.ends for certificate in chain))
+    return Authentic(
+        quote, pck, anchor.trust, claims.tcb.status, claims.tcb.advisory_ids, Instant(ends)
+    )
+
+
+class _ClaimedReport(msgspec.Struct, frozen=True):
+    """dcap-qvl's reading of the enclave report, byte strings in hex."""
+
+    cpu_svn: str
+    misc_select: int
+    reserved1: str
+    attributes: str
+    mr_enclave: str
+    reserved2: str
+    mr_signer: str
+    reserved3: str
+    isv_prod_id: int
+    isv_svn: int
+    reserved4: str
+    report_data: str
+
+    def data(self) -> bytes:
+        """All 384 bytes, put together again."""
+        return b"".join(
+            (
+                bytes.fromhex(self.cpu_svn),
+                self.misc_select.to_bytes(4, "little"),
+                bytes.fromhex(self.reserved1 + self.attributes + self.mr_enclave),
+                bytes.fromhex(self.reserved2 + self.mr_signer + self.reserved3),
+                self.isv_prod_id.to_bytes(2, "little"),
+                self.isv_svn.to_bytes(2, "little"),
+                bytes.fromhex(self.reserved4 + self.report_data),
+            )
+        )
+
+
+class _ClaimedBody(msgspec.Struct, frozen=True, rename={"enclave": "SgxEnclave"}):
+    enclave: _ClaimedReport
+
+
+def _check_same_report(claimed: msgspec.Raw, quote: Quote) -> None:
+    """V-10: the report that dcap-qvl verified is, byte for byte, the one that we read."""
+    try:
+        theirs = msgspec.json.decode(claimed, type=_ClaimedBody).enclave.data()
+    except (msgspec.DecodeError, ValueError, OverflowError) as cause:
+        raise EvidenceRejected(about="claims of dcap-qvl", got=str(cause)) from cause
+    if theirs != quote.report_bytes:
+        raise EvidenceRejected(
+            about="two readings of the report", got=theirs, expected=quote.report_bytes
+        )
+
+
+def check_tcb(
+    status: TcbStatus, advisories: tuple[str, ...], waivers: tuple[Waiver, ...], *, now: Instant
+) -> Waiver | None:
+    """V-11: the patch level is UpToDate, or a current waiver covers this status and these advisories.
+
+    Returns the waiver that was needed. Raises TcbNotCurrent, TcbRevoked.
+    """
+    if status is TcbStatus.UP_TO_DATE:
+        return None
+    got = f"{status.value} ({', '.join(advisories) or 'no advisories'})"
+    if status is TcbStatus.REVOKED:
+        raise TcbRevoked(got=got)
+    covering = [
+        waiver
+        for waiver in waivers
+        if waiver.status == status.value
+        and set(advisories) <= set(waiver.advisories)
+        and now < waiver.expires
+    ]
+    if not covering:
+        raise TcbNotCurrent(
+            got=got, expected="UpToDate, or a current waiver that names all of these"
+        )
+    return max(covering, key=lambda waiver: waiver.expires)
+
+
+def check_reference(report: Report, expected: Sgx) -> None:
+    """V-12 to V-15: attributes, code, signer and launch configuration are the manifest's.
+
+    Raises DebugEnclave, WrongAttributes, WrongMeasurement, WrongSigner, EnclaveTooOld, WrongConfigId.
+    """
+    _check_attributes(report, expected)  # V-12
+    if report.mr_enclave.hex() not in expected.mr_enclave:  # V-13
+        raise WrongMeasurement(
+            about="MRENCLAVE", got=report.mr_enclave, expected=", ".join(expected.mr_enclave)
+        )
+    if report.mr_signer.hex() != expected.mr_signer:  # V-14
+        raise WrongSigner(about="MRSIGNER", got=report.mr_signer, expected=expected.mr_signer)
+    if report.isv_prod_id != expected.isv_prod_id:
+        raise WrongSigner(about="ISVPRODID", got=report.isv_prod_id, expected=expected.isv_prod_id)
+    if report.isv_svn < expected.isv_svn_min:
+        raise EnclaveTooOld(
+            about="ISVSVN", got=report.isv_svn, expected=f">= {expected.isv_svn_min}"
+        )
+    for about, got, wanted in (  # V-15
+        ("CONFIGID", report.config_id.hex(), expected.config_id),
+        ("CONFIGSVN", report.config_svn, expected.config_svn),
+        ("ISVFAMILYID", report.isv_family_id.hex(), expected.isv_family_id),
+        ("ISVEXTPRODID", report.isv_ext_prod_id.hex(), expected.isv_ext_prod_id),
+    ):
+        if got != wanted:
+            raise WrongConfigId(about=about, got=got, expected=wanted)
+
+
+def _check_attributes(report: Report, expected: Sgx) -> None:
+    """V-12: no debug bit whatever the masks say; then every value under its mask."""
+    if report.flags & SGX_DEBUG:
+        raise DebugEnclave(about="ATTRIBUTES.DEBUG", got=f"{report.flags:016x}")
+    for about, got, mask, wanted in (
+        ("flags", report.flags, expected.attributes_mask_flags_hex, expected.attributes_flags_hex),
+        ("XFRM", report.xfrm, expected.attributes_mask_xfrm_hex, expected.attributes_xfrm_hex),
+        ("MISCSELECT", report.misc_select, expected.misc_mask_hex, expected.misc_select_hex),
+    ):
+        if got & int(mask, 16) != int(wanted, 16):
+            raise WrongAttributes(
+                about=about, got=f"{got:x}", expected=f"{wanted} under mask {mask}"
+            )
+
+
+def appraise(
+    evidence: Evidence, manifest: Manifest, collateral: CollateralStore, *, now: Instant
+) -> Appraisal:
+    """V-3 to V-15: judge SGX evidence by the manifest's `[sgx]` table."""
+    if manifest.sgx is None:
+        raise PlatformNotAllowed(got=PLATFORM)
+    if evidence.endorsements:
+        raise UnsupportedEvidence(about="endorsements", got=len(evidence.endorsements), expected=0)
+    seen = authenticate(evidence.quote, collateral, simulated=manifest.simulated, now=now)
+    waiver = check_tcb(seen.status, seen.advisories, manifest.waivers, now=now)  # V-11
+    report, pck = seen.quote.report, seen.pck
+    check_reference(report, manifest.sgx)  # V-12 to V-15
+    instance = pck.platform_instance_id
+    return Appraisal(
+        platform=PLATFORM,
+        trust=seen.trust,
+        tcb_status=seen.status,
+        advisories=seen.advisories,
+        measurement=report.mr_enclave.hex(),
+        signer=report.mr_signer.hex(),
+        product_id=report.isv_prod_id,
+        svn=report.isv_svn,
+        machine=pck.ppid.hex(),
+        platform_instance=None if instance is None else instance.hex(),
+        report_data=report.report_data,
+        ends=seen.ends if waiver is None else min(seen.ends, waiver.expires),
+        findings=_findings(seen, waiver),
+    )
+
+
+def _findings(seen: Authentic, waiver: Waiver | None) -> tuple[str, ...]:
+    """What passed and people should still see, gravest first."""
+    found = []
+    if seen.trust is Trust.SIMULATION:
+        found.append("SIMULATED: no hardware protects this enclave")
+    if waiver is not None:
+        until = waiver.not_after.isoformat()
+        found.append(f"waived until {until}: {seen.status.value}: {waiver.reason}")
+    if seen.advisories:
+        found.append(f"advisories: {', '.join(seen.advisories)}")
+    for is_set, text in (
+        (seen.pck.dynamic_platform, "dynamic platform: processors can be added or replaced"),
+        (seen.pck.cached_keys, "the vendor keeps this platform's root keys"),
+        (seen.pck.smt_enabled, "simultaneous multithreading is on"),
+    ):
+        if is_set:
+            found.append(text)
+    return tuple(found)

@@ -1,0 +1,132 @@
+"""The verifier's door to X.509: reads certificates and CRLs into plain facts.
+
+It checks no signature: paths are verified by dcap-qvl under the decided root. The facts read here
+are for what dcap-qvl does not look at: who may sign what, and when everything ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import NameOID, ObjectIdentifier
+
+from leasehold.core.crypto import sha256
+from leasehold.core.units import Instant
+from leasehold.errors import LeaseholdError
+
+_SGX_EXTENSION: Final = ObjectIdentifier("1.2.840.113741.1.13.1")
+# What `cryptography` raises for certificates that it cannot read (its documentation, X.509 reference).
+_UNREADABLE: Final = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Facts of one certificate; hashes are SHA-256 in hex, of the DER and of its key's SPKI."""
+
+    name: str
+    issuer: str
+    serial: int
+    starts: Instant
+    ends: Instant
+    der: bytes
+    sha256: str
+    spki_sha256: str
+    is_authority: bool
+    sgx_extension: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Crl:
+    """Facts of one certificate revocation list. `number` is 0 where it has none."""
+
+    issuer: str
+    ends: Instant
+    number: int
+
+
+def instant_of(moment: datetime) -> Instant:
+    """A time with its zone as milliseconds since the Unix epoch."""
+    return Instant(int(moment.timestamp() * 1000))
+
+
+def read_chain(
+    pem: bytes, *, count: int, about: str, error: type[LeaseholdError]
+) -> tuple[Certificate, ...]:
+    """Exactly `count` certificates in PEM, leaf first; raises `error` for anything else."""
+    try:
+        certificates = x509.load_pem_x509_certificates(pem)
+        if len(certificates) != count:
+            raise error(about=about, got=len(certificates), expected=f"{count} certificates")
+        return tuple(_facts(certificate) for certificate in certificates)
+    except _UNREADABLE as cause:
+        raise error(about=about, got=str(cause), expected="readable certificates") from cause
+
+
+def _facts(certificate: x509.Certificate) -> Certificate:
+    der = certificate.public_bytes(serialization.Encoding.DER)
+    spki = certificate.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    is_authority, sgx_extension = False, None
+    for extension in certificate.extensions:
+        if isinstance(extension.value, x509.BasicConstraints):
+            is_authority = extension.value.ca
+        elif extension.oid == _SGX_EXTENSION and isinstance(
+            extension.value, x509.UnrecognizedExtension
+        ):
+            sgx_extension = extension.value.value
+    return Certificate(
+        name=_common_name(certificate.subject),
+        issuer=_common_name(certificate.issuer),
+        serial=certificate.serial_number,
+        starts=instant_of(certificate.not_valid_before_utc),
+        ends=instant_of(certificate.not_valid_after_utc),
+        der=der,
+        sha256=sha256(der).hex(),
+        spki_sha256=sha256(spki).hex(),
+        is_authority=is_authority,
+        sgx_extension=sgx_extension,
+    )
+
+
+def _common_name(name: x509.Name) -> str:
+    """The one common name; empty, which is no role's name, where there is none or more than one."""
+    found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if len(found) == 1 else ""
+
+
+def read_crl(der: bytes, *, about: str, error: type[LeaseholdError]) -> Crl:
+    """The facts of a DER CRL, which must say when it ends; raises `error`."""
+    try:
+        crl = x509.load_der_x509_crl(der)
+        ends = crl.next_update_utc
+        if ends is None:
+            raise error(about=about, expected="a CRL with nextUpdate")
+        number = 0
+        for extension in crl.extensions:
+            if isinstance(extension.value, x509.CRLNumber):
+                number = extension.value.crl_number
+        return Crl(
+            issuer=_common_name(crl.issuer),
+            ends=instant_of(ends),
+            number=number,
+        )
+    except _UNREADABLE as cause:
+        raise error(about=about, got=str(cause), expected="a readable CRL") from cause
+
+
+def is_revoked(der: bytes, serial: int) -> bool:
+    """Whether a CRL that `read_crl` accepted lists this certificate."""
+    crl = x509.load_der_x509_crl(der)
+    return crl.get_revoked_certificate_by_serial_number(serial) is not None

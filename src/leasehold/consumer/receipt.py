@@ -1,0 +1,53 @@
+"""Checks a receipt: who signed it, what for, and that it is for exactly these bytes.
+
+Spec: docs/spec/consumer.md, C-11, and docs/spec/receipts.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leasehold.consumer.answers import Exchange
+from leasehold.consumer.verify import VerifiedEnclave
+from leasehold.core.encoding import from_json
+from leasehold.core.messages import ReceiptAnswer
+from leasehold.core.receipts import Receipt, check_content, check_receipt
+from leasehold.core.statements import Signed
+from leasehold.errors import WrongReceipt
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedReceipt:
+    """A receipt of a verified enclave; `signed` and `salt` are what a third party needs to check it.
+
+    `content_checked` says whether request and response bytes were at hand and fit its MACs.
+    """
+
+    receipt: Receipt
+    signed: Signed
+    salt: bytes
+    content_checked: bool
+
+
+def check_receipt_answer(
+    answer: ReceiptAnswer, of: Exchange | str, enclaves: Sequence[VerifiedEnclave]
+) -> CheckedReceipt:
+    """C-11. Raises WrongReceipt, BadSignature or BadMessage."""
+    claimed = from_json(answer.receipt.payload, Receipt)
+    signer = next((one for one in enclaves if one.instance == claimed.instance), None)
+    if signer is None:
+        raise WrongReceipt(about="instance", got=claimed.instance, expected="a verified enclave")
+    receipt = check_receipt(answer.receipt, statement_key=signer.statement_key)
+    name = of if isinstance(of, str) else of.receipt
+    for field, got, expected in (
+        ("id", receipt.id, name),
+        ("loan", receipt.loan, signer.loan),
+        ("model digest", receipt.model_digest, signer.model_digest),
+        ("simulated", receipt.simulated, signer.is_simulated),
+    ):
+        if got != expected:
+            raise WrongReceipt(about=field, got=got, expected=expected)
+    if isinstance(of, Exchange):
+        check_content(receipt, salt=answer.salt, request=of.request, response=of.response)
+    return CheckedReceipt(receipt, answer.receipt, answer.salt, isinstance(of, Exchange))

@@ -1,0 +1,1 @@
+"""The lender's side: ledger, appraisal, release, channel, API."""

@@ -1,0 +1,426 @@
+"""The operators' desk: what every endpoint below `/operator/` does, as a table.
+
+Spec: docs/spec/custodian-api.md. Each handler reads one strict record, runs one act under the
+operator's name, and returns a record. Refuses to know HTTP and certificates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import msgspec
+
+from leasehold.core.encoding import from_json
+from leasehold.custodian import records
+from leasehold.custodian.ledger import (
+    audit,
+    consumers,
+    extensions,
+    grants,
+    instances,
+    loans,
+    stops,
+    usage,
+)
+from leasehold.custodian.ledger.operators import Operator
+from leasehold.custodian.release import read_header
+from leasehold.custodian.service import Custodian, NewLoan, is_complete
+from leasehold.custodian.settings import Settings
+from leasehold.custodian.store.port import Tx
+from leasehold.errors import BadRequest, Conflict, UnknownThing
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """The custodian, and the choices that operators may see."""
+
+    custodian: Custodian
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request of an operator who showed a certificate."""
+
+    operator: Operator
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+    body: bytes
+
+    def read(self, kind: type[T]) -> T:
+        """The body as a record. Raises BadMessage."""
+        return from_json(self.body, kind)
+
+    def ask(self, kind: type[T]) -> T:
+        """The query as a record. Raises BadRequest."""
+        try:
+            return msgspec.convert(dict(self.query), kind, strict=False)
+        except msgspec.ValidationError as cause:
+            raise BadRequest(about="query", got=cause) from cause
+
+    @property
+    def number(self) -> int:
+        """The `{id}` of the path. Raises UnknownThing where it is no number."""
+        if not self.path["id"].isdecimal():
+            raise UnknownThing(about=self.path["id"], expected="a number")
+        return int(self.path["id"])
+
+
+Handler = Callable[[Desk, Call], Awaitable[object]]
+
+
+async def hello(desk: Desk, call: Call) -> object:
+    """Who you are and who this is."""
+    settings = desk.settings
+    return records.Hello(
+        operator=call.operator.name,
+        role=call.operator.role,
+        root=settings.keys.root.public.hex(),
+        audit_key=settings.audit.public.hex(),
+        origin=settings.origin,
+        address=str(settings.address),
+        time=desk.custodian.ports.clock.now(),
+    )
+
+
+# Models and loans ------------------------------------------------------------------------------------
+
+
+async def list_models(desk: Desk, _call: Call) -> object:
+    """All registered models."""
+    return await desk.custodian.look(loans.list_models)
+
+
+async def register_model(desk: Desk, call: Call) -> object:
+    """Register the sealed file `NAME.sealed` of the models' folder; again is harmless."""
+    name, root = call.path["name"], desk.settings.keys.root.public
+    sealed = await desk.custodian.ports.run_blocking(
+        lambda: read_header(desk.settings.models, name, root=root)
+    )
+    digest = sealed.digest.hex()
+
+    def known(tx: Tx) -> loans.Model:
+        model = loans.show_model(tx, name)
+        if model.digest != digest:
+            raise Conflict(about=f"model {name}", got=digest, expected=model.digest)
+        return model
+
+    with suppress(UnknownThing):
+        return await desk.custodian.look(known)
+    return await desk.custodian.change(
+        lambda tx, now: loans.add_model(
+            tx,
+            now=now,
+            operator=call.operator,
+            name=name,
+            digest=digest,
+            sealed_bytes=sealed.sealed_bytes,
+            engine=sealed.header.engine,
+        )
+    )
+
+
+async def list_loans(desk: Desk, _call: Call) -> object:
+    """All loans."""
+    return [records.view_loan(loan) for loan in await desk.custodian.look(loans.list_loans)]
+
+
+async def show_loan(desk: Desk, call: Call) -> object:
+    """One loan."""
+    name = call.path["name"]
+    return records.view_loan(await desk.custodian.look(lambda tx: loans.show_loan(tx, name)))
+
+
+async def create_loan(desk: Desk, call: Call) -> object:
+    """Lend a model."""
+    new = call.read(records.LoanOrder)
+    loan = NewLoan(
+        name=new.name,
+        model=new.model,
+        manifest=new.manifest,
+        tariff=new.tariff,
+        policy=new.policy,
+        cap=new.cap,
+        instances_max=new.instances_max,
+        dead_man=new.dead_man,
+    )
+    return records.view_loan(await desk.custodian.create_loan(call.operator, loan))
+
+
+async def change_cap(desk: Desk, call: Call) -> object:
+    """Raise or lower a loan's cap."""
+    name, units = call.path["name"], call.read(records.CapChange).units
+    return records.view_loan(
+        await desk.custodian.change(
+            lambda tx, now: loans.change_cap(
+                tx, now=now, operator=call.operator, loan=name, units=units
+            )
+        )
+    )
+
+
+async def replace_manifest(desk: Desk, call: Call) -> object:
+    """Judge by another manifest."""
+    name, manifest = call.path["name"], call.read(records.ManifestChange).manifest
+    return records.view_loan(await desk.custodian.replace_manifest(call.operator, name, manifest))
+
+
+async def end_loan(desk: Desk, call: Call) -> object:
+    """Grant no lease under it again."""
+    name = call.path["name"]
+    return records.view_loan(
+        await desk.custodian.change(
+            lambda tx, now: loans.end_loan(tx, now=now, operator=call.operator, loan=name)
+        )
+    )
+
+
+# Consumers, keys, grants -----------------------------------------------------------------------------
+
+
+async def list_consumers(desk: Desk, _call: Call) -> object:
+    """All consumers."""
+    return await desk.custodian.look(consumers.list_consumers)
+
+
+async def add_consumer(desk: Desk, call: Call) -> object:
+    """A new consumer."""
+    name = call.read(records.ConsumerOrder).name
+    return await desk.custodian.change(
+        lambda tx, now: consumers.add_consumer(tx, now=now, operator=call.operator, name=name)
+    )
+
+
+async def list_keys(desk: Desk, call: Call) -> object:
+    """API keys by their hashes."""
+    consumer = call.ask(records.ByConsumer).consumer
+    return await desk.custodian.look(lambda tx: consumers.list_keys(tx, consumer=consumer))
+
+
+async def add_key(desk: Desk, call: Call) -> object:
+    """A new key, of which only the hash is sent."""
+    new = call.read(records.KeyOrder)
+    return await desk.custodian.change(
+        lambda tx, now: consumers.add_key(
+            tx, now=now, operator=call.operator, consumer=new.consumer, key_hash=new.key_hash
+        )
+    )
+
+
+async def revoke_key(desk: Desk, call: Call) -> object:
+    """No lease for this key again."""
+    key = call.path["name"]
+    return await desk.custodian.change(
+        lambda tx, now: consumers.revoke_key(tx, now=now, operator=call.operator, key=key)
+    )
+
+
+async def list_grants(desk: Desk, call: Call) -> object:
+    """Budgets."""
+    want = call.ask(records.GrantQuery)
+    return await desk.custodian.look(
+        lambda tx: grants.list_grants(tx, loan=want.loan, consumer=want.consumer)
+    )
+
+
+async def create_grant(desk: Desk, call: Call) -> object:
+    """A budget for a consumer under a loan."""
+    new = call.read(records.GrantOrder)
+    return await desk.custodian.change(
+        lambda tx, now: grants.create_grant(
+            tx,
+            now=now,
+            operator=call.operator,
+            loan=new.loan,
+            consumer=new.consumer,
+            units=new.units,
+        )
+    )
+
+
+async def change_grant(desk: Desk, call: Call) -> object:
+    """Add to a budget, or take back what is available."""
+    new = call.read(records.GrantOrder)
+    return await desk.custodian.change(
+        lambda tx, now: grants.change_grant(
+            tx,
+            now=now,
+            operator=call.operator,
+            loan=new.loan,
+            consumer=new.consumer,
+            units=new.units,
+        )
+    )
+
+
+async def list_key_caps(desk: Desk, call: Call) -> object:
+    """The key caps of a loan."""
+    loan = call.ask(records.ByLoan).loan
+    if loan is None:
+        raise BadRequest(about="query", expected="loan=NAME")
+    return await desk.custodian.look(lambda tx: grants.list_key_caps(tx, loan=loan))
+
+
+async def cap_key(desk: Desk, call: Call) -> object:
+    """Bound what one key may use."""
+    new = call.read(records.KeyCapOrder)
+    return await desk.custodian.change(
+        lambda tx, now: grants.cap_key(
+            tx, now=now, operator=call.operator, loan=new.loan, key=new.key, units=new.units
+        )
+    )
+
+
+# Extension requests ----------------------------------------------------------------------------------
+
+
+async def list_requests(desk: Desk, call: Call) -> object:
+    """Extension requests, newest first."""
+    want = call.ask(records.RequestQuery)
+    return await desk.custodian.look(
+        lambda tx: extensions.list_requests(tx, status=want.status, loan=want.loan)
+    )
+
+
+async def approve(desk: Desk, call: Call) -> object:
+    """Approve all or part."""
+    units = call.read(records.Approval).units
+    return _decided(await desk.custodian.approve(call.operator, call.number, units))
+
+
+async def deny(desk: Desk, call: Call) -> object:
+    """Deny, with a reason for the consumer."""
+    reason = call.read(records.Why).reason
+    return _decided(await desk.custodian.deny(call.operator, call.number, reason))
+
+
+def _decided(decision: extensions.Decision) -> records.DecisionView:
+    budget = grants.budget_of(decision.budget)
+    return records.DecisionView(decision.request, budget, decision.cap_limits)
+
+
+# Stops -----------------------------------------------------------------------------------------------
+
+
+async def list_stops(desk: Desk, call: Call) -> object:
+    """Stops, newest first."""
+    active = call.ask(records.StopQuery).active
+    return await desk.custodian.look(lambda tx: stops.list_stops(tx, active=active))
+
+
+async def order_stop(desk: Desk, call: Call) -> object:
+    """Stop, and say how far it has come."""
+    new = call.read(records.StopCommand)
+    stop = await desk.custodian.stop(call.operator, new.scope, new.target, new.reason)
+    return _progress(desk, await desk.custodian.look(lambda tx: stops.progress(tx, stop=stop.id)))
+
+
+async def show_progress(desk: Desk, call: Call) -> object:
+    """How far a stop has come; waits for news where asked to."""
+    want, stop = call.ask(records.ProgressQuery), call.number
+    with suppress(TimeoutError):
+        async with asyncio.timeout(want.wait):
+            found = await desk.custodian.await_progress(stop, proved=want.proved)
+            return _progress(desk, found)
+    return _progress(desk, await desk.custodian.look(lambda tx: stops.progress(tx, stop=stop)))
+
+
+async def lift_stop(desk: Desk, call: Call) -> object:
+    """Resume."""
+    reason, stop = call.read(records.Why).reason, call.number
+    return await desk.custodian.change(
+        lambda tx, now: stops.lift(tx, now=now, operator=call.operator, stop=stop, reason=reason)
+    )
+
+
+def _progress(desk: Desk, found: stops.Progress) -> records.ProgressView:
+    now = desk.custodian.ports.clock.now()
+    return records.view_progress(found, complete=is_complete(found), now=now)
+
+
+# What happened ---------------------------------------------------------------------------------------
+
+
+async def show_usage(desk: Desk, call: Call) -> object:
+    """Consumption, added up."""
+    want = call.ask(records.UsageQuery)
+    return await desk.custodian.look(lambda tx: usage.rows(tx, by=want.by, loan=want.loan))
+
+
+async def list_instances(desk: Desk, call: Call) -> object:
+    """Instances, newest first."""
+    want = call.ask(records.InstanceQuery)
+    found = await desk.custodian.look(
+        lambda tx: instances.list_instances(tx, loan=want.loan, state=want.state)
+    )
+    listening = set(desk.custodian.listeners.names())
+    return [records.view_instance(one, connected=one.id in listening) for one in found]
+
+
+async def list_appraisals(desk: Desk, call: Call) -> object:
+    """The latest appraisals, accepted and refused."""
+    want = call.ask(records.AppraisalQuery)
+    return await desk.custodian.look(
+        lambda tx: instances.list_appraisals(tx, loan=want.loan, count=want.count)
+    )
+
+
+async def show_audit(desk: Desk, call: Call) -> object:
+    """A part of the audit log."""
+    want = call.ask(records.AuditQuery)
+    return await desk.custodian.look(
+        lambda tx: records.AuditPage(
+            size=audit.head(tx)[0],
+            leaves=audit.leaves(tx, start=want.start, count=want.count),
+            entries=audit.entries(tx, start=want.start, count=want.count),
+        )
+    )
+
+
+async def show_checkpoint(desk: Desk, _call: Call) -> object:
+    """A signed checkpoint of the audit log as it is now."""
+    key, origin = desk.settings.audit, desk.settings.origin
+    return await desk.custodian.look(
+        lambda tx: records.CheckpointView(audit.checkpoint(tx, origin=origin, key=key))
+    )
+
+
+ENDPOINTS: Final[tuple[tuple[str, str, Handler], ...]] = (
+    ("GET", "/operator/hello", hello),
+    ("GET", "/operator/models", list_models),
+    ("PUT", "/operator/models/{name}", register_model),
+    ("GET", "/operator/loans", list_loans),
+    ("POST", "/operator/loans", create_loan),
+    ("GET", "/operator/loans/{name}", show_loan),
+    ("POST", "/operator/loans/{name}/cap", change_cap),
+    ("PUT", "/operator/loans/{name}/manifest", replace_manifest),
+    ("POST", "/operator/loans/{name}/end", end_loan),
+    ("GET", "/operator/consumers", list_consumers),
+    ("POST", "/operator/consumers", add_consumer),
+    ("GET", "/operator/keys", list_keys),
+    ("POST", "/operator/keys", add_key),
+    ("POST", "/operator/keys/{name}/revoke", revoke_key),
+    ("GET", "/operator/grants", list_grants),
+    ("POST", "/operator/grants", create_grant),
+    ("POST", "/operator/grants/change", change_grant),
+    ("GET", "/operator/key-caps", list_key_caps),
+    ("POST", "/operator/key-caps", cap_key),
+    ("GET", "/operator/requests", list_requests),
+    ("POST", "/operator/requests/{id}/approve", approve),
+    ("POST", "/operator/requests/{id}/deny", deny),
+    ("GET", "/operator/stops", list_stops),
+    ("POST", "/operator/stops", order_stop),
+    ("GET", "/operator/stops/{id}", show_progress),
+    ("POST", "/operator/stops/{id}/lift", lift_stop),
+    ("GET", "/operator/usage", show_usage),
+    ("GET", "/operator/instances", list_instances),
+    ("GET", "/operator/appraisals", list_appraisals),
+    ("GET", "/operator/audit", show_audit),
+    ("GET", "/operator/audit/checkpoint", show_checkpoint),
+)

@@ -1,0 +1,106 @@
+"""Accounts as rows: the budget tree of M-2. All arithmetic is `core.lease.Account`'s.
+
+A move changes every node of a path at once and by the same amounts. The schema's own constraints
+repeat the identity, so that no mistake here can overspend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from leasehold.core.lease import Account
+from leasehold.core.units import Units
+from leasehold.custodian.ledger.checks import next_number
+from leasehold.custodian.store.port import Tx
+from leasehold.errors import BooksWrong
+
+Kind = Literal["loan", "grant", "key"]
+
+_LOAD = """
+SELECT id, granted, outstanding, settled, written_off FROM accounts WHERE id IN (?, ?, ?)
+"""
+_MOVE = """
+UPDATE accounts SET granted = granted + ?, outstanding = outstanding + ?, settled = settled + ?,
+    written_off = written_off + ?
+WHERE id IN (?, ?, ?)
+"""
+
+
+class Path(msgspec.Struct, frozen=True):
+    """The accounts that one lease debits: the loan's cap, the grant and, where there is one, the key's cap."""
+
+    numbers: tuple[int, ...]
+    accounts: tuple[Account, ...]
+
+    @property
+    def available(self) -> Units:
+        """What may be leased on the whole path."""
+        return min(account.available for account in self.accounts)
+
+    @property
+    def loan(self) -> Account:
+        """The loan's cap."""
+        return self.accounts[0]
+
+    @property
+    def grant(self) -> Account:
+        """The consumer's grant."""
+        return self.accounts[1]
+
+
+def open_account(tx: Tx, *, kind: Kind, parent: int | None, account: Account) -> int:
+    """A new node of the tree; returns its number."""
+    number = next_number(tx, "account")
+    tx.execute(
+        "INSERT INTO accounts (id, kind, parent, granted, outstanding, settled, written_off)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            number,
+            kind,
+            parent,
+            account.granted,
+            account.outstanding,
+            account.settled,
+            account.written_off,
+        ),
+    )
+    return number
+
+
+def load_path(tx: Tx, loan: int, grant: int | None = None, cap: int | None = None) -> Path:
+    """Read the accounts of a path, or the loan's alone. Raises BooksWrong where one is missing."""
+    numbers = tuple(number for number in (loan, grant, cap) if number is not None)
+    found = {row[0]: Account(*row[1:]) for row in tx.execute(_LOAD, _three(numbers))}
+    if len(found) != len(numbers):
+        raise BooksWrong(about="accounts", got=sorted(found), expected=sorted(numbers))
+    return Path(numbers, tuple(found[number] for number in numbers))
+
+
+def move(tx: Tx, path: Path, change: Callable[[Account], Account]) -> Path:
+    """Apply a transition of `core.lease.Account` to every node, or to none.
+
+    Raises what the transition raises (BudgetExhausted, Conflict), before anything is written.
+    """
+    moved = tuple(change(account) for account in path.accounts)
+    steps = {
+        (
+            after.granted - before.granted,
+            after.outstanding - before.outstanding,
+            after.settled - before.settled,
+            after.written_off - before.written_off,
+        )
+        for before, after in zip(path.accounts, moved, strict=True)
+    }
+    if len(steps) != 1:
+        raise BooksWrong(about="a move", got=len(steps), expected="the same amounts at every node")
+    step = steps.pop()
+    if any(step):
+        tx.execute(_MOVE, (*step, *_three(path.numbers)))
+    return Path(path.numbers, moved)
+
+
+def _three(numbers: tuple[int, ...]) -> tuple[int, int, int]:
+    return (numbers[0], numbers[min(1, len(numbers) - 1)], numbers[-1])

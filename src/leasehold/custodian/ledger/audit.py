@@ -1,0 +1,148 @@
+"""The audit log: one Merkle leaf for every act, in the act's own transaction.
+
+Spec: docs/spec/ledger.md, A-1 to A-4. Refuses to know: what the entries mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from leasehold.core import merkle
+from leasehold.core.crypto import SigningKey, is_equal
+from leasehold.core.encoding import from_json
+from leasehold.core.units import Instant
+from leasehold.custodian.ledger.notes import (
+    Checkpoint,
+    check_note,
+    checkpoint_text,
+    parse_checkpoint,
+    sign_note,
+)
+from leasehold.custodian.store.port import Tx
+from leasehold.errors import BooksWrong, Unproven
+
+Detail = Mapping[str, object]
+
+_HASH_BYTES: Final = 32
+_PAGE: Final = 1000  # leaves read at a time when all of them are
+_SORTED: Final = msgspec.json.Encoder(order="sorted")
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One leaf, decoded. `actor` is an operator's name, `instance:ID` or `custodian`."""
+
+    index: int
+    at: Instant
+    actor: str
+    kind: str
+    detail: dict[str, object]
+
+
+def append(tx: Tx, *, now: Instant, actor: str, kind: str, detail: Detail) -> int:
+    """A-1, A-2: add an entry and return its index, counted from 0. `detail` holds JSON values, no floats."""
+    size, frontier = _frontier(tx)
+    leaf = _SORTED.encode(
+        {"index": size, "at": now, "actor": actor, "kind": kind, "detail": detail}
+    )
+    merkle.push(frontier, merkle.leaf_hash(leaf))
+    tx.execute("INSERT INTO log (position, leaf) VALUES (?, ?)", (size, leaf))
+    tx.execute(
+        "UPDATE log_head SET size = ?, frontier = ?",
+        (size + 1, b"".join(node for _, node in frontier)),
+    )
+    return size
+
+
+def head(tx: Tx) -> tuple[int, bytes]:
+    """The log's size and RFC 9162 root."""
+    size, frontier = _frontier(tx)
+    return size, merkle.frontier_root(frontier)
+
+
+def leaves(tx: Tx, *, start: int, count: int) -> tuple[bytes, ...]:
+    """The exact bytes that were hashed, from index `start`, at most `count` of them."""
+    rows = tx.execute(
+        "SELECT leaf FROM log WHERE position >= ? AND position < ? ORDER BY position",
+        (start, start + count),
+    )
+    return tuple(row[0] for row in rows)
+
+
+def entries(tx: Tx, *, start: int, count: int) -> tuple[Entry, ...]:
+    """The same, decoded."""
+    return tuple(from_json(leaf, Entry) for leaf in leaves(tx, start=start, count=count))
+
+
+def all_leaves(tx: Tx) -> Iterator[bytes]:
+    """Every leaf from index 0."""
+    start = 0
+    while page := leaves(tx, start=start, count=_PAGE):
+        yield from page
+        start += len(page)
+
+
+def checkpoint(tx: Tx, *, origin: str, key: SigningKey) -> str:
+    """A-4: a C2SP checkpoint of the log as it is now: a note signed with the audit key under `origin`."""
+    size, root = head(tx)
+    return sign_note(checkpoint_text(Checkpoint(origin, size, root)), name=origin, key=key)
+
+
+def verify(leaves: Sequence[bytes], checkpoint: str, *, origin: str, public: bytes) -> int:
+    """Check leaves (from index 0) against a checkpoint; return its size.
+
+    The leaves may go on beyond the checkpoint, and those are not vouched for.
+    Raises BadSignature, Unproven, BadMessage.
+    """
+    signed = parse_checkpoint(check_note(checkpoint, name=origin, public=public))
+    if signed.origin != origin:
+        raise Unproven(about="log origin", got=signed.origin, expected=origin)
+    if len(leaves) < signed.size:
+        raise Unproven(about="log size", got=len(leaves), expected=f">= {signed.size}")
+    for index, leaf in enumerate(leaves[: signed.size]):
+        _check_place(leaf, index)
+    root = merkle.root([merkle.leaf_hash(leaf) for leaf in leaves[: signed.size]])
+    if not is_equal(root, signed.root):
+        raise Unproven(about="log root", got=root, expected=signed.root)
+    return signed.size
+
+
+def consistency(tx: Tx, *, old_size: int) -> tuple[bytes, ...]:
+    """RFC 9162, 2.1.4: the proof that the log extends its first `old_size` entries. Reads the whole log."""
+    hashes = [merkle.leaf_hash(leaf) for leaf in all_leaves(tx)]
+    if not 0 < old_size <= len(hashes):
+        raise Unproven(about="log size", got=old_size, expected=f"1 to {len(hashes)}")
+    return merkle.consistency_proof(hashes, old_size)
+
+
+def check_log(tx: Tx) -> None:
+    """Recompute the whole tree from the leaves; raise BooksWrong where it is not the stored head."""
+    size, stored = _frontier(tx)
+    frontier: list[tuple[int, bytes]] = []
+    count = 0
+    for leaf in all_leaves(tx):
+        _check_place(leaf, count)
+        merkle.push(frontier, merkle.leaf_hash(leaf))
+        count += 1
+    if count != size or frontier != stored:
+        raise BooksWrong(
+            about="audit log", got=f"{count} entries", expected=f"{size} and their root"
+        )
+
+
+def _check_place(leaf: bytes, index: int) -> None:
+    entry = from_json(leaf, Entry)
+    if entry.index != index:
+        raise Unproven(about="log entry", got=entry.index, expected=index)
+
+
+def _frontier(tx: Tx) -> tuple[int, list[tuple[int, bytes]]]:
+    """The stored frontier: the set bits of the size are the sizes of its subtrees, largest first."""
+    size, packed = tx.execute("SELECT size, frontier FROM log_head")[0]
+    sizes = [1 << bit for bit in range(size.bit_length() - 1, -1, -1) if size >> bit & 1]
+    if len(packed) != len(sizes) * _HASH_BYTES:
+        raise BooksWrong(about="log frontier", got=len(packed), expected=len(sizes) * _HASH_BYTES)
+    hashes = (packed[start : start + _HASH_BYTES] for start in range(0, len(packed), _HASH_BYTES))
+    return size, list(zip(sizes, hashes, strict=True))

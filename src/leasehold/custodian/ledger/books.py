@@ -1,0 +1,192 @@
+"""Auditing the ledger against itself: accounts against leases, and both against the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from leasehold.core.encoding import from_json
+from leasehold.core.lease import Account
+from leasehold.core.units import Units
+from leasehold.custodian.ledger.audit import Entry, all_leaves
+from leasehold.custodian.store.port import Tx
+from leasehold.errors import BooksWrong, BudgetExhausted, Conflict
+
+Name = tuple[str, ...]  # ("loan", L), ("grant", L, consumer) or ("key", L, key)
+Terms = tuple[int, int, int]  # outstanding, settled, written off
+
+_ACCOUNTS: Final = """
+SELECT 'loan', l.name, '', a.id, a.parent, a.granted, a.outstanding, a.settled, a.written_off
+FROM loans l JOIN accounts a ON a.id = l.account AND a.kind = 'loan'
+UNION ALL
+SELECT 'grant', g.loan, g.consumer, a.id, a.parent, a.granted, a.outstanding, a.settled,
+       a.written_off
+FROM grants g JOIN accounts a ON a.id = g.account AND a.kind = 'grant'
+UNION ALL
+SELECT 'key', c.loan, c.key, a.id, a.parent, a.granted, a.outstanding, a.settled, a.written_off
+FROM key_caps c JOIN accounts a ON a.id = c.account AND a.kind = 'key'
+"""
+_LEASES: Final = """
+SELECT number, loan, consumer, key, state, granted, settled, released, written_off FROM leases
+"""
+
+
+def check_books(tx: Tx) -> None:
+    """Recompute every account from the lease rows (M-2) and raise BooksWrong with what differs."""
+    accounts = _accounts(tx)
+    total = tx.execute("SELECT COUNT(*) FROM accounts")[0][0]
+    _compare("number of accounts", got=total, expected=len(accounts))
+    sums: dict[Name, Terms] = dict.fromkeys(accounts, (0, 0, 0))
+    for number, loan, consumer, key, state, granted, settled, released, lost in tx.execute(_LEASES):
+        held = granted - settled - released - lost
+        if held < 0 or min(settled, released, lost) < 0 or (state != "open" and held):
+            raise BooksWrong(
+                about=f"lease {number}", got=held, expected="nothing held, nothing owed"
+            )
+        path: tuple[Name, ...] = (("loan", loan), ("grant", loan, consumer), ("key", loan, key))
+        for name in path:
+            if name in sums:
+                out, done, gone = sums[name]
+                sums[name] = (out + held, done + settled, gone + lost)
+            elif name[0] != "key":
+                raise BooksWrong(about=f"lease {number}", got="no account", expected=name)
+    for name, account in accounts.items():
+        if min(account.available, account.outstanding, account.settled, account.written_off) < 0:
+            raise BooksWrong(about=name, got=account, expected="no term below 0 (M-2)")
+        stored = (account.outstanding, account.settled, account.written_off)
+        _compare(name, got=stored, expected=sums[name])
+
+
+def check_replay(tx: Tx) -> None:
+    """Replay the audit log from nothing: M-2 holds at every prefix, and the end is the ledger as it is.
+
+    Raises BooksWrong.
+    """
+    replay = _Replay()
+    for leaf in all_leaves(tx):
+        entry = from_json(leaf, Entry)
+        try:
+            replay.step(entry)
+        except (BudgetExhausted, Conflict, KeyError) as cause:
+            raise BooksWrong(about=f"log entry {entry.index}", got=str(cause)) from cause
+    accounts = _accounts(tx)
+    for name in accounts.keys() | replay.accounts.keys():
+        _compare(name, got=accounts.get(name), expected=replay.accounts.get(name))
+    held = {
+        f"{row[0]}-{row[1]}": row[2]
+        for row in tx.execute(
+            "SELECT epoch, number, granted - settled FROM leases WHERE state = 'open'"
+        )
+    }
+    _compare("open leases", got=held, expected=dict(replay.held()))
+
+
+class _Replay:
+    """The ledger as the log alone tells it."""
+
+    def __init__(self) -> None:
+        self.accounts: dict[Name, Account] = {}
+        self._leases: dict[str, tuple[list[Name], int]] = {}  # the path, and what is held
+        self._used: dict[Name, Terms] = {}  # per key, for a cap that comes later
+
+    def held(self) -> Iterator[tuple[str, int]]:
+        """Every open lease with what it holds."""
+        return ((lease, held) for lease, (path, held) in self._leases.items() if path)
+
+    def step(self, entry: Entry) -> None:
+        """Apply one entry; entries that move no units change nothing."""
+        detail: dict[str, Any] = entry.detail
+        match entry.kind:
+            case "loan.create":
+                self.accounts["loan", detail["loan"]] = Account(detail["units"])
+            case "grant.create":
+                name = ("grant", detail["loan"], detail["consumer"])
+                self.accounts[name] = Account(detail["units"])
+            case "loan.cap":
+                self._extend(("loan", detail["loan"]), detail["units"])
+            case "grant.change" | "extension.approved":
+                self._extend(("grant", detail["loan"], detail["consumer"]), detail["units"])
+            case "key.take_back":
+                self._extend(("key", detail["loan"], detail["key"]), detail["units"])
+            case "key.cap":
+                self._cap(("key", detail["loan"], detail["key"]), detail["units"])
+            case "lease.grant":
+                self._grant(detail)
+            case "lease.refuse":
+                self._settle(detail.get("lease"), detail.get("settled", 0))
+            case "lease.settle":
+                for lease, units in detail["settled"]:
+                    self._settle(lease, units)
+            case "lease.close":
+                self._settle(detail["lease"], detail["settled"])
+                self._end(detail["lease"], released=detail["released"], written_off=0)
+            case "lease.write_off":
+                self._end(detail["lease"], released=0, written_off=detail["units"])
+
+    def _extend(self, name: Name, units: int) -> None:
+        self.accounts[name] = self.accounts[name].extend(Units(units))
+
+    def _cap(self, name: Name, units: int) -> None:
+        if name not in self.accounts:
+            past = self._used.get(name, (0, 0, 0))
+            self.accounts[name] = Account(Units(sum(past)), *map(Units, past))
+        self._extend(name, units - self.accounts[name].granted)
+
+    def _grant(self, detail: dict[str, Any]) -> None:
+        lease, units = detail["lease"], detail["units"]
+        path: list[Name] = [
+            ("loan", detail["loan"]),
+            ("grant", detail["loan"], detail["consumer"]),
+            ("key", detail["loan"], detail["key"]),
+        ]
+        self._leases.setdefault(lease, (path, 0))
+        self._settle(lease, detail["settled"])
+        for name in self._nodes(path):
+            self.accounts[name] = self.accounts[name].lease(units)
+        self._hold(lease, units, (units, 0, 0))
+
+    def _settle(self, lease: str | None, units: int) -> None:
+        if lease is None or units == 0:
+            return
+        for name in self._nodes(self._leases[lease][0]):
+            self.accounts[name] = self.accounts[name].settle(Units(units))
+        self._hold(lease, -units, (-units, units, 0))
+
+    def _end(self, lease: str, *, released: int, written_off: int) -> None:
+        path = self._leases[lease][0]
+        for name in self._nodes(path):
+            account = self.accounts[name].release(Units(released))
+            self.accounts[name] = account.write_off(Units(written_off))
+        self._hold(lease, -released - written_off, (-released - written_off, 0, written_off))
+        if self._leases[lease][1] != 0:
+            raise BooksWrong(about=f"lease {lease}", got=self._leases[lease][1], expected=0)
+        self._leases[lease] = ([], 0)
+
+    def _hold(self, lease: str, units: int, terms: Terms) -> None:
+        path, held = self._leases[lease]
+        self._leases[lease] = (path, held + units)
+        out, done, gone = self._used.get(path[2], (0, 0, 0))
+        self._used[path[2]] = (out + terms[0], done + terms[1], gone + terms[2])
+
+    def _nodes(self, path: list[Name]) -> list[Name]:
+        return [*path[:2], *(name for name in path[2:] if name in self.accounts)]
+
+
+def _accounts(tx: Tx) -> dict[Name, Account]:
+    """Every account by name. Raises BooksWrong where the tree is not one."""
+    rows = tx.execute(_ACCOUNTS)
+    loans = {row[1]: row[3] for row in rows if row[0] == "loan"}
+    grants = {row[3]: row[1] for row in rows if row[0] == "grant"}
+    accounts: dict[Name, Account] = {}
+    for kind, loan, other, number, parent, *terms in rows:
+        above = {"loan": None, "grant": loans.get(loan)}.get(kind, parent)
+        if parent != above or (kind == "key" and grants.get(parent) != loan):
+            raise BooksWrong(about=f"account {number}", got=parent, expected=above)
+        name: Name = (kind, loan, other) if other else (kind, loan)
+        accounts[name] = Account(*terms)
+    return accounts
+
+
+def _compare(about: object, *, got: object, expected: object) -> None:
+    if got != expected:
+        raise BooksWrong(about=about, got=got, expected=expected)

@@ -1,0 +1,51 @@
+"""Who may do what: operators of the custodian and their roles.
+
+Refuses to know: certificates and passkeys; whoever builds an Operator has authenticated a person.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from leasehold.errors import NotPermitted
+
+
+class Role(StrEnum):
+    """`admin` may do all, `stopper` may stop and read, `viewer` may read."""
+
+    ADMIN = "admin"
+    STOPPER = "stopper"
+    VIEWER = "viewer"
+
+
+class Right(StrEnum):
+    """What an act needs. Stopping is easy and granting hard (T56): a stopper cannot resume."""
+
+    READ = "read"
+    STOP = "stop"
+    CHANGE = "change"
+
+
+RIGHTS: Final = {
+    Role.ADMIN: frozenset(Right),
+    Role.STOPPER: frozenset({Right.READ, Right.STOP}),
+    Role.VIEWER: frozenset({Right.READ}),
+}
+
+
+class Operator(msgspec.Struct, frozen=True):
+    """An authenticated person; the name goes into the audit log."""
+
+    name: str
+    role: Role
+
+
+def check_right(operator: Operator, right: Right) -> None:
+    """Raise NotPermitted unless the operator's role includes `right`."""
+    if right not in RIGHTS[operator.role]:
+        raise NotPermitted(
+            about=operator.name, got=operator.role, expected=f"a role that may {right}"
+        )

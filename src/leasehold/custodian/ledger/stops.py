@@ -1,0 +1,197 @@
+"""Stops: durable before anybody is told, irrevocable for the instances they found running (M-7, N-7)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from leasehold.core.messages import Scope
+from leasehold.core.units import Instant, Units
+from leasehold.custodian.ledger import audit, leases
+from leasehold.custodian.ledger.checks import check_reason, found, next_number
+from leasehold.custodian.ledger.consumers import show_consumer
+from leasehold.custodian.ledger.instances import show_instance
+from leasehold.custodian.ledger.loans import show_loan
+from leasehold.custodian.ledger.operators import Operator, Right, check_right
+from leasehold.custodian.store.port import Tx
+from leasehold.errors import BadRequest, Conflict
+
+_STOPS: Final = "SELECT id, scope, target, reason, actor, epoch, at, lifted FROM stops "
+_COVERED: Final = """
+SELECT id FROM instances
+WHERE state IN ('live', 'lost', 'stopping')
+  AND (? = 'all' OR (? = 'loan' AND loan = ?) OR (? = 'enclave' AND id = ?))
+ORDER BY id
+"""
+_MAY_SERVE: Final = """
+SELECT i.id FROM instances i JOIN grants g ON g.loan = i.loan
+WHERE g.consumer = ? AND i.state = 'live' ORDER BY i.id
+"""
+_HOLDING: Final = """
+SELECT DISTINCT e.instance, i.state FROM leases e JOIN instances i ON i.id = e.instance
+WHERE e.consumer = ? AND e.state = 'open' ORDER BY e.instance
+"""
+_FOUND: Final = """
+SELECT i.id, i.state FROM stop_instances s JOIN instances i ON i.id = s.instance
+WHERE s.stop = ? ORDER BY i.id
+"""
+# Written off by the clock after the stop, and nobody has proved that its memory is wiped.
+_IN_DOUBT: Final = """
+SELECT CAST(COALESCE(SUM(e.written_off), 0) AS BIGINT)
+FROM leases e JOIN instances i ON i.id = e.instance
+WHERE e.state = 'written_off' AND e.ended >= ? AND i.state <> 'stopped'
+  AND (? = 'all' OR (? = 'loan' AND e.loan = ?) OR (? = 'enclave' AND e.instance = ?)
+       OR (? = 'consumer' AND e.consumer = ?))
+"""
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """An order to stop: in force while `lifted` is None."""
+
+    id: int
+    scope: Scope
+    target: str
+    reason: str
+    actor: str
+    epoch: int
+    at: Instant
+    lifted: Instant | None
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a stop has come. It is complete when nothing is pending and both unit counts are 0.
+
+    `units` can still be served by live leases; `units_in_doubt` were written off by the clock and can
+    only be served by an enclave whose host holds its clock still (T29, T30).
+    """
+
+    stop: Stop
+    units: Units
+    units_in_doubt: Units
+    proved: tuple[str, ...]
+    pending: tuple[str, ...]
+    presumed_dead: tuple[str, ...]
+
+
+def order(
+    tx: Tx, *, now: Instant, operator: Operator, scope: Scope, target: str, reason: str
+) -> Stop:
+    """M-7: stop a consumer, an enclave (instance id), a loan or all (empty target).
+
+    Where the same stop is in force already, that one. Raises NotPermitted, UnknownThing, BadRequest.
+    """
+    check_right(operator, Right.STOP)
+    check_reason(reason)
+    _check_target(tx, scope, target)
+    rows = tx.execute(_STOPS + "WHERE lifted IS NULL AND scope = ? AND target = ?", (scope, target))
+    stop = rows[0][0] if rows else next_number(tx, "stop")
+    if not rows:
+        epoch = tx.execute("SELECT value FROM meta WHERE name = 'epoch'")[0][0]
+        tx.execute(
+            "INSERT INTO stops (id, scope, target, reason, actor, epoch, at, lifted)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+            (stop, scope, target, reason, operator.name, epoch, now),
+        )
+    covered = _cover(tx, stop=stop, scope=scope, target=target)
+    detail = {
+        "stop": stop,
+        "scope": scope,
+        "target": target,
+        "reason": reason,
+        "instances": covered,
+        "again": bool(rows),
+    }
+    audit.append(tx, now=now, actor=operator.name, kind="stop.order", detail=detail)
+    return show_stop(tx, stop)
+
+
+def lift(tx: Tx, *, now: Instant, operator: Operator, stop: int, reason: str) -> Stop:
+    """Resume; instances that the stop found stay stopped. Raises NotPermitted, UnknownThing, Conflict."""
+    check_right(operator, Right.CHANGE)
+    check_reason(reason)
+    if show_stop(tx, stop).lifted is not None:
+        raise Conflict(about=f"stop {stop}", got="lifted before")
+    tx.execute("UPDATE stops SET lifted = ? WHERE id = ?", (now, stop))
+    detail = {"stop": stop, "reason": reason}
+    audit.append(tx, now=now, actor=operator.name, kind="stop.lift", detail=detail)
+    return show_stop(tx, stop)
+
+
+def active_for(tx: Tx, *, loan: str, consumer: str = "", instance: str = "") -> Stop | None:
+    """The oldest stop in force that covers any of these."""
+    rows = tx.execute(
+        _STOPS + "WHERE lifted IS NULL AND (scope = 'all' OR (scope = 'loan' AND target = ?)"
+        " OR (scope = 'consumer' AND target = ?) OR (scope = 'enclave' AND target = ?))"
+        " ORDER BY id LIMIT 1",
+        (loan, consumer, instance),
+    )
+    return Stop(*rows[0]) if rows else None
+
+
+def show_stop(tx: Tx, stop: int) -> Stop:
+    """Raises UnknownThing."""
+    return Stop(*found(tx.execute(_STOPS + "WHERE id = ?", (stop,)), about=f"stop {stop}"))
+
+
+def list_stops(tx: Tx, *, active: bool = False) -> tuple[Stop, ...]:
+    """Stops, newest first; only those in force where `active`."""
+    rows = tx.execute(_STOPS + "WHERE lifted IS NULL OR ? = 0 ORDER BY id DESC", (int(active),))
+    return tuple(Stop(*row) for row in rows)
+
+
+def audience(tx: Tx, *, stop: int) -> tuple[str, ...]:
+    """The instances to push the order to: those it stops, or those that may serve the stopped consumer.
+
+    Raises UnknownThing.
+    """
+    order = show_stop(tx, stop)
+    if order.scope == "consumer":
+        return tuple(row[0] for row in tx.execute(_MAY_SERVE, (order.target,)))
+    return tuple(row[0] for row in tx.execute(_FOUND, (stop,)) if row[1] != "stopped")
+
+
+def progress(tx: Tx, *, stop: int) -> Progress:
+    """What the stop has not yet reached. Raises UnknownThing."""
+    order = show_stop(tx, stop)
+    scope, target = order.scope, order.target
+    who, which = (_HOLDING, target) if scope == "consumer" else (_FOUND, stop)
+    states = tx.execute(who, (which,))
+    doubt = tx.execute(_IN_DOUBT, (order.at, scope, scope, target, scope, target, scope, target))[
+        0
+    ][0]
+    return Progress(
+        order,
+        leases.outstanding(tx, scope=scope, target=target),
+        doubt,
+        proved=tuple(name for name, state in states if state == "stopped"),
+        pending=tuple(name for name, state in states if state in ("live", "stopping")),
+        presumed_dead=tuple(name for name, state in states if state == "lost"),
+    )
+
+
+def _cover(tx: Tx, *, stop: int, scope: Scope, target: str) -> list[str]:
+    """Mark what the stop finds running: it never serves again, whatever is lifted later (N-7)."""
+    covered = [row[0] for row in tx.execute(_COVERED, (scope, scope, target, scope, target))]
+    for instance in covered:
+        tx.execute(
+            "INSERT INTO stop_instances (stop, instance) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            (stop, instance),
+        )
+        tx.execute(
+            "UPDATE instances SET state = 'stopping' WHERE id = ? AND state = 'live'", (instance,)
+        )
+    return covered
+
+
+def _check_target(tx: Tx, scope: Scope, target: str) -> None:
+    match scope:
+        case "all":
+            if target:
+                raise BadRequest(about="target of a stop of all", got=target, expected="nothing")
+        case "consumer":
+            show_consumer(tx, target)
+        case "enclave":
+            show_instance(tx, target)
+        case "loan":
+            show_loan(tx, target)

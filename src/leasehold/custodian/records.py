@@ -1,0 +1,315 @@
+"""What operators send and get: the records of the API, shared by server and command line.
+
+Spec: docs/spec/custodian-api.md. Strict: an unknown field is refused. Refuses to know HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from leasehold.core.lease import LeasePolicy
+from leasehold.core.messages import REASON_CHARS_MAX, Budget, Scope
+from leasehold.core.tariff import Tariff
+from leasehold.core.units import MINUTE, Duration, Instant, Units
+from leasehold.custodian.ledger.audit import Entry
+from leasehold.custodian.ledger.extensions import Request
+from leasehold.custodian.ledger.grants import budget_of
+from leasehold.custodian.ledger.instances import Instance, State
+from leasehold.custodian.ledger.loans import Loan
+from leasehold.custodian.ledger.operators import Role
+from leasehold.custodian.ledger.stops import Progress, Stop
+
+ENTRIES_MAX = 1000  # of the audit log in one answer
+
+Reason = Annotated[str, msgspec.Meta(max_length=REASON_CHARS_MAX)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=ENTRIES_MAX)]
+From0 = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+# What operators send ---------------------------------------------------------------------------------
+
+
+class LoanOrder(_Record, frozen=True):
+    """Lend a model. `manifest` is the signed file; the model must be registered."""
+
+    name: str
+    model: str
+    manifest: bytes
+    cap: Units
+    tariff: Tariff
+    policy: LeasePolicy = LeasePolicy()
+    instances_max: int = 16
+    dead_man: Duration = Duration(10 * MINUTE)
+
+
+class CapChange(_Record, frozen=True):
+    """Units to add to a loan's cap; negative takes back what is available."""
+
+    units: Units
+
+
+class ManifestChange(_Record, frozen=True):
+    """Another signed manifest to judge by."""
+
+    manifest: bytes
+
+
+class ConsumerOrder(_Record, frozen=True):
+    """A new consumer."""
+
+    name: str
+
+
+class KeyOrder(_Record, frozen=True):
+    """A new API key by its SHA-256: the custodian never sees keys."""
+
+    consumer: str
+    key_hash: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+
+class GrantOrder(_Record, frozen=True):
+    """A budget for a consumer under a loan, or what to add to one."""
+
+    loan: str
+    consumer: str
+    units: Units
+
+
+class KeyCapOrder(_Record, frozen=True):
+    """At most `units` of its consumer's grant for one key."""
+
+    loan: str
+    key: str
+    units: Units
+
+
+class Approval(_Record, frozen=True):
+    """Approve a request: `units`, or all that was asked."""
+
+    units: Units | None = None
+
+
+class Why(_Record, frozen=True):
+    """A reason that goes into the audit log, and to the consumer where one asked."""
+
+    reason: Reason
+
+
+class StopCommand(_Record, frozen=True):
+    """Stop a consumer, an enclave, a loan, or all (empty target)."""
+
+    scope: Scope
+    target: str
+    reason: Reason
+
+
+# Queries ---------------------------------------------------------------------------------------------
+
+
+class Nothing(_Record, frozen=True):
+    """No query."""
+
+
+class ByLoan(_Record, frozen=True):
+    """Only one loan's."""
+
+    loan: str | None = None
+
+
+class ByConsumer(_Record, frozen=True):
+    """Only one consumer's."""
+
+    consumer: str | None = None
+
+
+class GrantQuery(_Record, frozen=True):
+    """Grants of a loan, a consumer, or both."""
+
+    loan: str | None = None
+    consumer: str | None = None
+
+
+class RequestQuery(_Record, frozen=True):
+    """Requests of one status, one loan."""
+
+    status: Literal["open", "approved", "denied"] | None = None
+    loan: str | None = None
+
+
+class StopQuery(_Record, frozen=True):
+    """`active=true`: only stops that are in force."""
+
+    active: bool = False
+
+
+class ProgressQuery(_Record, frozen=True):
+    """Answer when more than `proved` instances proved the stop, or after `wait` seconds."""
+
+    proved: From0 = 0
+    wait: Annotated[int, msgspec.Meta(ge=0, le=30)] = 0
+
+
+class UsageQuery(_Record, frozen=True):
+    """How to add up."""
+
+    by: Literal["loan", "consumer", "key", "instance"] = "consumer"
+    loan: str | None = None
+
+
+class InstanceQuery(_Record, frozen=True):
+    """Instances of a loan, in a state."""
+
+    loan: str | None = None
+    state: State | None = None
+
+
+class AppraisalQuery(_Record, frozen=True):
+    """The latest appraisals."""
+
+    loan: str | None = None
+    count: Count = 100
+
+
+class AuditQuery(_Record, frozen=True):
+    """Entries from index `start`."""
+
+    start: From0 = 0
+    count: Count = 100
+
+
+# What operators get ----------------------------------------------------------------------------------
+
+
+class Hello(_Record, frozen=True):
+    """Who the custodian takes you for, and what it is: keys in hex, `origin` names the audit log."""
+
+    operator: str
+    role: Role
+    root: str
+    audit_key: str
+    origin: str
+    address: str
+    time: Instant
+
+
+class LoanView(_Record, frozen=True):
+    """A loan as operators see it; `budget` is its cap's account."""
+
+    name: str
+    model: str
+    tariff: Tariff
+    policy: LeasePolicy
+    instances_max: int
+    dead_man: Duration
+    state: str
+    created: Instant
+    budget: Budget
+    manifest: bytes
+
+
+class InstanceView(_Record, frozen=True):
+    """An instance; `simulated` and `findings` are from its verdict, `connected` is whether it listens now."""
+
+    id: str
+    loan: str
+    machine: str
+    state: State
+    registered: Instant
+    seen: Instant
+    evidence_expires: Instant
+    connected: bool
+    simulated: bool
+    findings: tuple[str, ...]
+
+
+class DecisionView(_Record, frozen=True):
+    """A decided request, the grant after it, and whether the loan's cap covers less than that."""
+
+    request: Request
+    budget: Budget
+    cap_limits: bool
+
+
+class ProgressView(_Record, frozen=True):
+    """How far a stop has come; times are the custodian's."""
+
+    stop: Stop
+    units: Units
+    units_in_doubt: Units
+    proved: tuple[str, ...]
+    pending: tuple[str, ...]
+    presumed_dead: tuple[str, ...]
+    complete: bool
+    time: Instant
+
+
+class AuditPage(_Record, frozen=True):
+    """Entries as they are hashed, and decoded; `size` is the whole log's."""
+
+    size: int
+    leaves: tuple[bytes, ...]
+    entries: tuple[Entry, ...]
+
+
+class CheckpointView(_Record, frozen=True):
+    """A C2SP checkpoint, the exact text."""
+
+    checkpoint: str
+
+
+class _VerdictPart(msgspec.Struct, frozen=True):
+    simulated: bool = False
+    findings: tuple[str, ...] = ()
+
+
+def view_loan(loan: Loan) -> LoanView:
+    """A loan without what only the ledger needs."""
+    return LoanView(
+        name=loan.name,
+        model=loan.model,
+        tariff=loan.tariff,
+        policy=loan.policy,
+        instances_max=loan.instances_max,
+        dead_man=loan.dead_man,
+        state=loan.state,
+        created=loan.created,
+        budget=budget_of(loan.budget),
+        manifest=loan.manifest,
+    )
+
+
+def view_instance(instance: Instance, *, connected: bool) -> InstanceView:
+    """An instance with the part of its verdict that people should see."""
+    verdict = msgspec.json.decode(instance.verdict, type=_VerdictPart)
+    return InstanceView(
+        id=instance.id,
+        loan=instance.loan,
+        machine=instance.machine,
+        state=instance.state,
+        registered=instance.registered,
+        seen=instance.seen,
+        evidence_expires=instance.evidence_expires,
+        connected=connected,
+        simulated=verdict.simulated,
+        findings=verdict.findings,
+    )
+
+
+def view_progress(progress: Progress, *, complete: bool, now: Instant) -> ProgressView:
+    """A stop's progress with the custodian's time."""
+    return ProgressView(
+        stop=progress.stop,
+        units=progress.units,
+        units_in_doubt=progress.units_in_doubt,
+        proved=progress.proved,
+        pending=progress.pending,
+        presumed_dead=progress.presumed_dead,
+        complete=complete,
+        time=now,
+    )

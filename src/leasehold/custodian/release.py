@@ -1,0 +1,127 @@
+"""The custodian's yes: a certificate of minutes, and the model key sealed to the enclave's KEM key.
+
+Spec: docs/spec/session.md, N-3; docs/spec/binding.md, B-5. Refuses to know why the answer is yes: it
+takes an `Accepted`, which only `appraise` makes.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from leasehold.core.binding import release_info
+from leasehold.core.crypto import Entropy, seal_to
+from leasehold.core.messages import LoanTerms, Release
+from leasehold.core.sealed import (
+    PREAMBLE_BYTES,
+    SealedModel,
+    check_header,
+    check_name,
+    parse_preamble,
+)
+from leasehold.core.statements import Signed
+from leasehold.core.streaming import KEY_BYTES
+from leasehold.core.units import Instant, after
+from leasehold.custodian.appraise import Accepted
+from leasehold.custodian.settings import CLOCK_SKEW, Keys, Rules, hex_line, read_seed, write_private
+from leasehold.errors import BadSealedModel, FileTrouble
+from leasehold.net.certificates import InstanceIdentity, Validity, issue_client
+
+KEY_SUFFIX: Final = ".key"
+SEALED_SUFFIX: Final = ".sealed"
+
+
+class KeyStore(Protocol):
+    """Keeps model keys. A folder of files here; a key service elsewhere."""
+
+    def model_key(self, name: str) -> bytes:
+        """The 32-byte key of the model of that name. Raises FileTrouble, BadSetting."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderKeys:
+    """Model keys as `NAME.key`, in hex, for the custodian's account alone."""
+
+    path: Path
+
+    def model_key(self, name: str) -> bytes:
+        """The key in `NAME.key`. Raises FileTrouble, BadSetting, BadSealedModel (no plain name)."""
+        check_name(name)
+        return read_seed(self.path / f"{name}{KEY_SUFFIX}", KEY_BYTES)
+
+    def keep(self, name: str, key: bytes) -> None:
+        """Write a new key. Raises AlreadyExists, FileTrouble, BadSealedModel (no plain name)."""
+        check_name(name)
+        write_private(self.path / f"{name}{KEY_SUFFIX}", hex_line(key))
+
+
+def read_header(folder: Path, name: str, *, root: bytes) -> SealedModel:
+    """The signed header of `NAME.sealed`, whose file is as long as it says.
+
+    Raises FileTrouble, BadSealedModel, BadSignature.
+    """
+    check_name(name)
+    path = folder / f"{name}{SEALED_SUFFIX}"
+    try:
+        with path.open("rb") as file:
+            size = parse_preamble(file.read(PREAMBLE_BYTES))
+            model = check_header(file.read(size), root_public=root)
+            length = file.seek(0, os.SEEK_END)
+    except OSError as cause:
+        raise FileTrouble(about=path.name, got=cause.strerror) from cause
+    if length != model.sealed_bytes:
+        raise BadSealedModel(about=path.name, got=length, expected=f"{model.sealed_bytes} bytes")
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a release rests on besides the evidence: the loan's terms, the epoch, the bundle, the time."""
+
+    loan: LoanTerms
+    epoch: int
+    collateral: Signed
+    now: Instant
+
+
+def make_release(
+    accepted: Accepted,
+    terms: Terms,
+    *,
+    keys: Keys,
+    rules: Rules,
+    model_key: bytes,
+    entropy: Entropy,
+) -> Release:
+    """N-3, B-5. Raises BadMessage where the KEM or TLS key is not one.
+
+    The certificate ends with the evidence: after `certificate_life`, or when what the verdict rests
+    on ends, whichever is first.
+    """
+    expires = min(after(terms.now, rules.certificate_life), accepted.verdict.valid_until)
+    certificate = issue_client(
+        keys.authority,
+        accepted.tls_spki,
+        identity=InstanceIdentity(terms.loan.loan, accepted.instance),
+        validity=Validity(after(terms.now, -CLOCK_SKEW), expires),
+        entropy=entropy,
+    )
+    info = release_info(
+        evidence_digest=accepted.evidence_digest,
+        loan=terms.loan.loan,
+        instance=accepted.instance,
+        model_digest=bytes.fromhex(terms.loan.model.digest),
+        epoch=terms.epoch,
+    )
+    return Release(
+        instance=accepted.instance,
+        epoch=terms.epoch,
+        certificate=certificate,
+        certificate_expires=expires,
+        sealed_key=seal_to(accepted.kem_key, model_key, info=info),
+        terms=terms.loan,
+        collateral=terms.collateral,
+        time=terms.now,
+    )

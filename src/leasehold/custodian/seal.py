@@ -1,0 +1,245 @@
+"""Turns a model's folder into one sealed file, and reads a sealed file back to see that it is whole.
+
+Spec: docs/spec/sealed-model.md, S-8 to S-10. Memory stays at a few mebibytes whatever the model's size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from leasehold.core.crypto import Entropy, SigningKey, is_equal
+from leasehold.core.sealed import (
+    FILE_BYTES_MAX,
+    FILES_MAX,
+    MODEL_ID_BYTES,
+    PREAMBLE_BYTES,
+    SPAN_BYTES_MAX,
+    OpenModel,
+    SealedHeader,
+    SealedModel,
+    check_header,
+    check_name,
+    key_check,
+    lay_out,
+    parse_preamble,
+    spans,
+    write_header,
+)
+from leasehold.core.streaming import (
+    KEY_BYTES,
+    SEGMENT_BYTES,
+    new_stream_header,
+    plain_range,
+    segment_count,
+)
+from leasehold.errors import AlreadyExists, BadModel, BadSealedModel, FileTrouble
+
+Progress = Callable[[int, int], None]
+"""Is told how many bytes are done and how many there are."""
+
+_HASHED_AT_ONCE: Final = SEGMENT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A sealed file that now exists, and the 32-byte key that opens it: the custodian's only copy."""
+
+    model: SealedModel
+    model_key: bytes
+
+    @property
+    def digest(self) -> bytes:
+        """The model digest, 32 bytes."""
+        return self.model.digest
+
+
+def seal_folder(
+    folder: Path,
+    out: Path,
+    *,
+    name: str,
+    version: str,
+    engine: str,
+    licence: str,
+    root_key: SigningKey,
+    entropy: Entropy,
+    on_progress: Progress = lambda _done, _total: None,
+) -> Sealed:
+    """S-8, S-9: hash every file, sign the header, encrypt; `out` appears whole or not at all.
+
+    `name`, `version`, `engine` and `licence` are what a folder does not say. Progress counts every
+    byte twice, once for each pass. Raises BadModel, AlreadyExists, FileTrouble.
+    """
+    if out.exists():
+        raise AlreadyExists(about="sealed file", got=out)
+    names = _names(folder)
+    with _trouble(folder):
+        sizes = [(folder / file).lstat().st_size for file in names]
+    meter = _Meter(on_progress, 2 * sum(sizes))
+    laid = []
+    for file, size in zip(names, sizes, strict=True):
+        laid.append((file, size, _hash(folder / file, size, meter), new_stream_header(entropy)))
+    key, model_id = entropy(KEY_BYTES), entropy(MODEL_ID_BYTES)
+    header = SealedHeader(
+        format=1,
+        name=name,
+        version=version,
+        engine=engine,
+        licence=licence,
+        model_id=model_id,
+        key_check=key_check(key, model_id),
+        files=lay_out(laid),
+    )
+    start, model = write_header(header, root_key)
+    opened = OpenModel(model, key)
+    with _trouble(out), _appearing(out) as target:
+        target.write(start)
+        for position, file in enumerate(names):
+            _encrypt(folder / file, opened, position, target, meter)
+    return Sealed(model, key)
+
+
+def verify_sealed(
+    path: Path,
+    *,
+    root_public: bytes,
+    model_key: bytes,
+    on_progress: Progress = lambda _done, _total: None,
+) -> SealedModel:
+    """S-10: read a sealed file as an enclave would, and compare every file's SHA-256 as well.
+
+    Raises BadSealedModel, BadSignature, WrongModelKey, FileTrouble.
+    """
+    with _trouble(path), path.open("rb", buffering=0) as source:
+        size = parse_preamble(source.read(PREAMBLE_BYTES))
+        model = check_header(source.read(size), root_public=root_public)
+        opened = OpenModel(model, model_key)
+        if os.fstat(source.fileno()).st_size != model.sealed_bytes:
+            raise BadSealedModel(about=path.name, expected=f"{model.sealed_bytes} bytes")
+        meter = _Meter(on_progress, model.plain_bytes)
+        digests = [hashlib.sha256() for _ in model.header.files]
+        buffer, scratch = bytearray(SPAN_BYTES_MAX), memoryview(bytearray(SEGMENT_BYTES))
+        for span in spans(model):
+            view = memoryview(buffer)[: span.length]
+            _fill(source, view)
+            for _, plain in opened.open_span(span, view, scratch):
+                digests[span.file].update(plain)
+                meter.add(len(plain))
+    for file, digest in zip(model.header.files, digests, strict=True):
+        if not is_equal(digest.digest(), file.sha256):
+            raise BadSealedModel(about=file.name, got=digest.digest(), expected=file.sha256)
+    return model
+
+
+@dataclass(slots=True)
+class _Meter:
+    tell: Progress
+    total: int
+    done: int = 0
+
+    def add(self, size: int) -> None:
+        self.done += size
+        self.tell(self.done, self.total)
+
+
+def _names(folder: Path) -> list[str]:
+    """S-8: the folder's files in order of their names; anything but plain files is refused."""
+    with _trouble(folder), os.scandir(folder) as entries:
+        kinds = {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in entries}
+    for name, mode in kinds.items():
+        if not stat.S_ISREG(mode):
+            kind = (
+                "a link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "special"
+            )
+            raise BadModel(about=name, got=kind, expected="a flat folder of ordinary files")
+        try:
+            check_name(name)
+        except BadSealedModel as cause:
+            raise BadModel(about="file name", got=cause.got, expected=cause.expected) from cause
+    if not 0 < len(kinds) <= FILES_MAX:
+        raise BadModel(about=folder, got=f"{len(kinds)} files", expected=f"1 to {FILES_MAX}")
+    return sorted(kinds)
+
+
+def _hash(path: Path, size: int, meter: _Meter) -> bytes:
+    if size > FILE_BYTES_MAX:
+        raise BadModel(about=path.name, got=size, expected=f"<= {FILE_BYTES_MAX} bytes")
+    digest = hashlib.sha256()
+    with _opened(path) as source:
+        while data := source.read(_HASHED_AT_ONCE):
+            digest.update(data)
+            meter.add(len(data))
+        if source.tell() != size:
+            raise BadModel(about=path.name, got="a file that changes", expected="a file at rest")
+    return digest.digest()
+
+
+def _encrypt(path: Path, opened: OpenModel, file: int, target: BinaryIO, meter: _Meter) -> None:
+    """One file's stream. It is hashed again: the header is signed already, and must stay true."""
+    stream, record = opened.stream(file), opened.model.header.files[file]
+    digest = hashlib.sha256()
+    target.write(stream.header)
+    with _opened(path) as source:
+        for index in range(segment_count(record.size)):
+            start, end = plain_range(record.size, index)
+            data = source.read(end - start)
+            digest.update(data)
+            target.write(stream.seal_segment(index, data))
+            meter.add(len(data))
+        if source.read(1) or not is_equal(digest.digest(), record.sha256):
+            raise BadModel(about=path.name, got="a file that changes", expected="a file at rest")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to read, never through a link that appeared since it was listed."""
+    with _trouble(path):
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as source:
+            yield source
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name when it is complete and on the disk; until then it may vanish."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as target:
+            yield target
+            target.flush()
+            os.fsync(target.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _fill(source: BinaryIO, view: memoryview) -> None:
+    """Read exactly as many bytes as fit. Raises BadSealedModel where the file ends before."""
+    while view:
+        got = source.readinto(view)  # type: ignore[attr-defined]
+        if not got:
+            raise BadSealedModel(about="file", got="its end", expected=f"{len(view)} more bytes")
+        view = view[got:]
+
+
+@contextmanager
+def _trouble(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as cause:
+        raise FileTrouble(about=path, got=cause.strerror) from cause

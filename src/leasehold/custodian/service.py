@@ -1,0 +1,391 @@
+"""The custodian without any network: appraises, releases, answers instances, tells them what changed.
+
+Spec: docs/spec/session.md. Everything that decides is an act on the ledger, or `appraise`; this ties
+them together. Nobody is told anything before it is durable. Refuses to know HTTP, sockets and folders.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+from leasehold.attest.collateral import Collateral, CollateralStore, sign_bundle
+from leasehold.attest.manifest import parse_manifest
+from leasehold.core.binding import NONCE_BYTES
+from leasehold.core.crypto import Entropy, instance_id
+from leasehold.core.encoding import to_json
+from leasehold.core.lease import LeasePolicy
+from leasehold.core.messages import (
+    STOP_ORDER_KIND,
+    Attest,
+    AttestAgain,
+    Challenge,
+    ExtensionAsk,
+    ExtensionQuery,
+    FromCustodian,
+    FromEnclave,
+    LeaseClose,
+    LeaseRefused,
+    LoanTerms,
+    Problem,
+    Release,
+    Scope,
+    StopOrder,
+    StopProof,
+    StopReason,
+)
+from leasehold.core.statements import Signed, sign
+from leasehold.core.tariff import Tariff
+from leasehold.core.units import MINUTE, Clock, Duration, Instant, Units, after
+from leasehold.custodian.appraise import Accepted, appraise, describe, loan_of
+from leasehold.custodian.decide import check_current, decide
+from leasehold.custodian.ledger import (
+    epoch,
+    extensions,
+    instances,
+    loans,
+    nonces,
+    stops,
+    sweeps,
+)
+from leasehold.custodian.ledger.operators import Operator
+from leasehold.custodian.pushes import Listeners, Pushes
+from leasehold.custodian.release import KeyStore, Terms, make_release
+from leasehold.custodian.settings import Keys, Rules
+from leasehold.custodian.store.port import Store, Tx
+from leasehold.errors import (
+    Conflict,
+    EvidenceExpired,
+    LeaseholdError,
+    Malformed,
+    Refused,
+    UnknownKey,
+    UnknownThing,
+    Unproven,
+)
+
+T = TypeVar("T")
+
+PUSHES_MAX: Final = (
+    1024  # waiting for one instance; one that lags further reconnects and is told anew
+)
+BUNDLE_REFRESH: Final = 10 * MINUTE  # a new bundle of collateral for consumers is signed this often
+
+
+class RunBlocking(Protocol):
+    """Runs a slow function beside the event loop: in a thread, or in place where time is simulated."""
+
+    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a custodian needs of the world. `bundled` gives the collateral that consumers shall have."""
+
+    store: Store
+    clock: Clock
+    entropy: Entropy
+    collateral: CollateralStore
+    bundled: Callable[[], tuple[Collateral, ...]]
+    model_keys: KeyStore
+    run_blocking: RunBlocking
+
+
+@dataclass(frozen=True, slots=True)
+class NewLoan:
+    """What an operator decides when lending a model; `manifest` is the whole signed file."""
+
+    name: str
+    model: str
+    manifest: bytes
+    tariff: Tariff
+    policy: LeasePolicy
+    cap: Units
+    instances_max: int
+    dead_man: Duration
+
+
+class Custodian:
+    """Answers enclaves and operators. One per ledger and process."""
+
+    def __init__(self, keys: Keys, rules: Rules, ports: Ports) -> None:
+        self.keys, self.rules, self.ports = keys, rules, ports
+        self.listeners = Listeners()
+        self._bundle: tuple[Instant, Signed] | None = None
+        self._news = asyncio.Event()
+
+    # Attestation ---------------------------------------------------------------------------------
+
+    async def challenge(self) -> Challenge:
+        """N-1: a nonce that is stored before it leaves. Raises TooBusy, StoreFailed."""
+        now, nonce = self.ports.clock.now(), self.ports.entropy(NONCE_BYTES)
+        return await self.ports.store.write(lambda tx: nonces.issue(tx, now=now, nonce=nonce))
+
+    async def attest(self, attest: Attest) -> Release:
+        """N-2 and N-3: the release, or the refusal that the audit log has as well.
+
+        Raises Malformed, Unproven, Refused and their descendants, and Unavailable where the
+        custodian itself is at fault: that is no appraisal and is not recorded as one.
+        """
+        now, instance, loan = self.ports.clock.now(), instance_id(attest.tls_spki), ""
+        store = self.ports.store
+        try:
+            await store.write(lambda tx: nonces.use(tx, now=now, nonce=attest.nonce))
+            loan = loan_of(attest, root=self.keys.root.public)
+            accepted, release = await self._judge(attest, loan, now)
+            await store.write(lambda tx: _register(tx, now, accepted, release))
+        except (Malformed, Unproven, Refused) as refusal:
+            reason = refusal
+            await store.write(
+                lambda tx: instances.record_refusal(
+                    tx,
+                    now=now,
+                    instance=instance,
+                    loan=loan,
+                    machine="",
+                    code=reason.code,
+                    verdict=to_json({"refused": reason.message}),
+                    evidence_digest=attest.evidence.digest(),
+                )
+            )
+            raise
+        return release
+
+    async def _judge(self, attest: Attest, loan: str, now: Instant) -> tuple[Accepted, Release]:
+        def admit(tx: Tx) -> tuple[bytes, LoanTerms, int]:
+            instances.check_admissible(tx, instance=instance_id(attest.tls_spki), loan=loan)
+            return loans.show_loan(tx, loan).manifest, loans.terms(tx, loan), epoch.current(tx)
+
+        def work() -> tuple[Accepted, Release]:
+            accepted = appraise(
+                attest,
+                loan=loan,
+                manifest=manifest,
+                root=self.keys.root.public,
+                collateral=self.ports.collateral,
+                now=now,
+            )
+            return accepted, make_release(
+                accepted,
+                Terms(terms, at_epoch, self._signed_bundle(now), now),
+                keys=self.keys,
+                rules=self.rules,
+                model_key=self.ports.model_keys.model_key(terms.model.name),
+                entropy=self.ports.entropy,
+            )
+
+        manifest, terms, at_epoch = await self.ports.store.read(admit)
+        return await self.ports.run_blocking(work)
+
+    def _signed_bundle(self, now: Instant) -> Signed:
+        if self._bundle is None or now >= after(self._bundle[0], BUNDLE_REFRESH):
+            self._bundle = now, sign_bundle(self.keys.root, self.ports.bundled(), now=now)
+        return self._bundle[1]
+
+    # The channel ---------------------------------------------------------------------------------
+
+    async def subscribe(self, instance: str) -> Pushes:
+        """N-4: what this instance is to be told from now on, beginning with the stops that concern it.
+
+        Closes the pushes of an earlier channel. Raises UnknownThing, EvidenceExpired.
+        """
+        now = self.ports.clock.now()
+
+        def look(tx: Tx) -> tuple[str, tuple[stops.Stop, ...]]:
+            check_current(tx, now=now, instance=instance)
+            found = instances.show_instance(tx, instance)
+            # What a stop found running stays stopped, also when the stop was lifted since (N-7).
+            orders = stops.list_stops(tx, active=found.state != "stopping")
+            return found.loan, tuple(s for s in orders if instance in stops.audience(tx, stop=s.id))
+
+        pushes = Pushes(instance)
+        # Listen before looking: a stop that becomes durable in between is told twice, never not at all.
+        self.listeners.add(pushes)
+        try:
+            pushes.loan, orders = await self.ports.store.read(look)
+        except LeaseholdError:
+            self.unsubscribe(pushes)
+            raise
+        for stop in orders:
+            pushes.put(self._stop_order(stop))
+        return pushes
+
+    def unsubscribe(self, pushes: Pushes) -> None:
+        """The channel ended."""
+        self.listeners.remove(pushes)
+
+    async def handle(self, instance: str, message: FromEnclave) -> list[FromCustodian]:
+        """Act on one message of an instance and say what to answer (N-4 to N-7).
+
+        Raises BadMessage and BadSignature, after which the channel is to be closed, and StoreFailed,
+        after which the enclave may ask again.
+        """
+        try:
+            answer = await self.change(
+                lambda tx, now: decide(tx, now=now, instance=instance, message=message)
+            )
+        except (EvidenceExpired, UnknownThing) as problem:
+            return [AttestAgain(_problem(problem))]
+        except (UnknownKey, Conflict) as problem:
+            if not isinstance(message, ExtensionAsk | ExtensionQuery):
+                raise
+            return [LeaseRefused(message.sequence, message.key_hash, _problem(problem))]
+        if isinstance(message, StopProof | LeaseClose):
+            self._tell_watchers()
+        return [answer]
+
+    # Operators -----------------------------------------------------------------------------------
+
+    async def look(self, act: Callable[[Tx], T]) -> T:
+        """Run a reading act of the ledger. Raises what it raises, and StoreFailed."""
+        return await self.ports.store.read(act)
+
+    async def change(self, act: Callable[[Tx, Instant], T]) -> T:
+        """Run an act of the ledger that nobody has to be told of, with the time it is done at.
+
+        The act checks its operator's right and writes its audit entry. Raises what it raises, and
+        StoreFailed.
+        """
+        now = self.ports.clock.now()
+        return await self.ports.store.write(lambda tx: act(tx, now))
+
+    async def create_loan(self, operator: Operator, new: NewLoan) -> loans.Loan:
+        """Lend a registered model under a manifest that this custodian signed and that is in force.
+
+        Raises what `parse_manifest` and `loans.create_loan` raise.
+        """
+        parse_manifest(
+            new.manifest, now=self.ports.clock.now(), custodian_root=self.keys.root.public
+        )
+        return await self.change(
+            lambda tx, now: loans.create_loan(
+                tx,
+                now=now,
+                operator=operator,
+                name=new.name,
+                model=new.model,
+                manifest=new.manifest,
+                tariff=new.tariff,
+                policy=new.policy,
+                cap=new.cap,
+                instances_max=new.instances_max,
+                dead_man=new.dead_man,
+            )
+        )
+
+    async def replace_manifest(self, operator: Operator, loan: str, manifest: bytes) -> loans.Loan:
+        """Judge by another signed manifest from now on; the loan's instances are told to attest again.
+
+        Raises what `parse_manifest` and `loans.replace_manifest` raise.
+        """
+        now = self.ports.clock.now()
+        parse_manifest(manifest, now=now, custodian_root=self.keys.root.public)
+        changed = await self.change(
+            lambda tx, at: loans.replace_manifest(
+                tx, now=at, operator=operator, loan=loan, manifest=manifest
+            )
+        )
+        self.listeners.tell_loan(
+            loan, AttestAgain(_problem(EvidenceExpired(about="a new manifest")))
+        )
+        return changed
+
+    async def approve(
+        self, operator: Operator, request: int, units: Units | None = None
+    ) -> extensions.Decision:
+        """Grant `units`, or all that was asked, and tell the loan's instances.
+
+        Raises as `extensions.approve` does.
+        """
+        return self._decided(
+            await self.change(
+                lambda tx, now: extensions.approve(
+                    tx, now=now, operator=operator, request=request, units=units
+                )
+            )
+        )
+
+    async def deny(self, operator: Operator, request: int, reason: str) -> extensions.Decision:
+        """Deny with a reason and tell the loan's instances. Raises as `extensions.deny` does."""
+        return self._decided(
+            await self.change(
+                lambda tx, now: extensions.deny(
+                    tx, now=now, operator=operator, request=request, reason=reason
+                )
+            )
+        )
+
+    def _decided(self, decision: extensions.Decision) -> extensions.Decision:
+        self.listeners.tell_loan(decision.request.loan, decision.state)
+        return decision
+
+    async def stop(self, operator: Operator, scope: Scope, target: str, reason: str) -> stops.Stop:
+        """Stop first in the ledger, then push the order to whom it concerns (M-7).
+
+        Raises as `stops.order` does.
+        """
+
+        def order(tx: Tx, now: Instant) -> tuple[stops.Stop, tuple[str, ...]]:
+            stop = stops.order(
+                tx, now=now, operator=operator, scope=scope, target=target, reason=reason
+            )
+            return stop, stops.audience(tx, stop=stop.id)
+
+        stop, audience = await self.change(order)
+        self.listeners.tell(audience, self._stop_order(stop))
+        return stop
+
+    async def await_progress(self, stop: int, *, proved: int) -> stops.Progress:
+        """The progress of a stop, as soon as more than `proved` instances proved it or it is complete.
+
+        May wait for ever: callers bound it. Raises UnknownThing.
+        """
+        while True:
+            news = self._news
+            progress = await self.look(lambda tx: stops.progress(tx, stop=stop))
+            if len(progress.proved) > proved or is_complete(progress):
+                return progress
+            await news.wait()
+
+    async def sweep(self) -> sweeps.Swept:
+        """What time does to the ledger; to be called every second or so. Raises StoreFailed."""
+        swept = await self.change(lambda tx, now: sweeps.sweep(tx, now=now))
+        if swept.leases or swept.lost:
+            self._tell_watchers()
+        return swept
+
+    def _tell_watchers(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _stop_order(self, stop: stops.Stop) -> StopOrder:
+        reason = StopReason(stop.id, stop.epoch, stop.scope, stop.target, stop.reason, stop.at)
+        return StopOrder(sign(self.keys.root, STOP_ORDER_KIND, to_json(reason)))
+
+
+def is_complete(progress: stops.Progress) -> bool:
+    """Whether nothing can be served any more in the scope of a stop, as far as anybody can prove."""
+    return not progress.pending and not progress.units and not progress.units_in_doubt
+
+
+def _register(tx: Tx, now: Instant, accepted: Accepted, release: Release) -> None:
+    registered = instances.register(
+        tx,
+        now=now,
+        instance=accepted.instance,
+        loan=accepted.loan,
+        statement_key=accepted.statement_key,
+        machine=accepted.verdict.machine,
+        verdict=describe(accepted.verdict),
+        evidence_digest=accepted.evidence_digest,
+        certificate_expires=release.certificate_expires,
+        evidence_expires=release.certificate_expires,
+    )
+    if registered.epoch != release.epoch:
+        raise Conflict(about="epoch", got=release.epoch, expected=registered.epoch)
+
+
+def _problem(error: LeaseholdError) -> Problem:
+    return Problem(error.code, error.message)

@@ -1,0 +1,321 @@
+"""The custodian's folder: keys, authority, operators and choices, made once and read once.
+
+`root.key` and `audit.key` hold Ed25519 seeds in lower-case hex, the other keys are PEM; all of it is for the
+custodian's account alone (0600 in 0700). Refuses to know what is done with any of it.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+
+from leasehold.attest.toml import write_toml
+from leasehold.core.crypto import ED25519_BYTES, Entropy, SigningKey, TlsKey
+from leasehold.core.encoding import unhex
+from leasehold.core.units import DAY, MINUTE, Duration, Instant, after
+from leasehold.custodian.ledger.operators import Operator, Role
+from leasehold.errors import (
+    AlreadyExists,
+    BadAddress,
+    BadMessage,
+    BadSetting,
+    FileTrouble,
+    NotPermitted,
+)
+from leasehold.net.certificates import (
+    Authority,
+    OperatorIdentity,
+    Validity,
+    issue_client,
+    make_authority,
+    parse_identity,
+)
+
+VERSION: Final = 1
+FIRST_OPERATOR: Final = "admin"
+AUTHORITY_LIFE: Final = 3650 * DAY
+OPERATOR_LIFE: Final = 365 * DAY
+CLOCK_SKEW: Final = 5 * MINUTE  # certificates begin this much before they are made
+_FILE_MODE: Final = 0o600
+_FOLDER_MODE: Final = 0o700
+_FOLDERS: Final = ("operators", "models", "collateral")
+_WILDCARDS: Final = ("", "0.0.0.0", "::")  # noqa: S104  refused as names, never bound
+
+Minutes = Annotated[int, msgspec.Meta(ge=1, le=60)]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Times and rates of a custodian.
+
+    `certificate_life` is how long evidence counts before it must be renewed (N-3). `messages_rate`
+    is what one instance may send on its channel, in messages per second, over a burst of
+    `messages_burst`; `attests_rate` and `attests_burst` bound challenges and attestations of all
+    comers together, because strangers may send them and each refusal is an audit entry.
+    """
+
+    certificate_life: Duration = Duration(10 * MINUTE)
+    messages_rate: int = 200
+    messages_burst: int = 1000
+    attests_rate: int = 50
+    attests_burst: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What makes a custodian itself: the root key that signs, and the authority that issues names."""
+
+    root: SigningKey
+    authority: Authority
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a server is: a host name or IP address, and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that was chosen. `names` are in the server's certificate, the first one is its TLS name.
+
+    `audit` signs checkpoints of the log; it is another key than the root's, because C2SP notes are
+    signed as they are, not as a frame (B-1).
+    """
+
+    folder: Path
+    listen: Place
+    address: Place
+    names: tuple[str, ...]
+    keys: Keys
+    audit: SigningKey
+    operators: Mapping[str, Role]
+    rules: Rules = field(default_factory=Rules)
+
+    @property
+    def origin(self) -> str:
+        """The name of the audit log (C2SP tlog-checkpoint): the custodian's name and its root key."""
+        return f"{self.names[0]}/leasehold/{self.keys.root.public.hex()[:16]}"
+
+    @property
+    def ledger(self) -> Path:
+        """The database."""
+        return self.folder / "ledger.db"
+
+    @property
+    def models(self) -> Path:
+        """Sealed models and their keys."""
+        return self.folder / "models"
+
+    @property
+    def collateral(self) -> Path:
+        """What the vendors say of their machines."""
+        return self.folder / "collateral"
+
+    def operator(self, name: str) -> Operator:
+        """The person of that name with the role that the settings give. Raises NotPermitted."""
+        role = self.operators.get(name)
+        if role is None:
+            raise NotPermitted(about=name, expected="an operator named in custodian.toml")
+        return Operator(name, role)
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The keys of `custodian.toml`. All are mandatory."""
+
+    version: int
+    listen: str
+    address: str
+    names: tuple[str, ...]
+    certificate_minutes: Minutes
+    operators: dict[str, Role]
+
+
+def init(
+    folder: Path,
+    *,
+    address: Place,
+    names: Sequence[str] = (),
+    now: Instant,
+    entropy: Entropy,
+) -> Settings:
+    """Make a custodian's folder that listens at `address`, with a first operator `admin`.
+
+    `names` are further names or IP addresses of the server. Raises AlreadyExists, FileTrouble.
+    """
+    if (folder / "custodian.toml").exists() or (folder / "root.key").exists():
+        raise AlreadyExists(about=folder, expected="a folder without a custodian in it")
+    if address.host in _WILDCARDS or not 0 < address.port < 1 << 16:
+        raise BadSetting(about="address", got=address, expected="one host and port for clients")
+    try:
+        for path in (folder, *(folder / name for name in _FOLDERS)):
+            path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+            path.chmod(_FOLDER_MODE)
+    except OSError as cause:
+        raise FileTrouble(about=folder, got=cause.strerror) from cause
+    authority = _new_authority(folder, now=now, entropy=entropy)
+    for name in ("root.key", "audit.key"):
+        write_private(folder / name, hex_line(SigningKey.make(entropy).seed))
+    every_name = tuple(dict.fromkeys((address.host, *names)))
+    file = _File(VERSION, str(address), str(address), every_name, 10, {})
+    _write_file(folder, file, replace=False)
+    add_operator(folder, FIRST_OPERATOR, Role.ADMIN, authority=authority, now=now, entropy=entropy)
+    return read(folder)
+
+
+def add_operator(
+    folder: Path, name: str, role: Role, *, authority: Authority, now: Instant, entropy: Entropy
+) -> None:
+    """Give a person a key, a certificate of a year and a role; a running custodian must be restarted.
+
+    For a known name it replaces all three. Raises BadMessage (not a plain name), FileTrouble.
+    """
+    identity = parse_identity(OperatorIdentity(name).uri)
+    key = TlsKey.make(entropy)
+    certificate = issue_client(
+        authority,
+        key.spki,
+        identity=identity,
+        validity=_validity(now, OPERATOR_LIFE),
+        entropy=entropy,
+    )
+    write_private(folder / "operators" / f"{name}.key", key.pem, replace=True)
+    write_private(folder / "operators" / f"{name}.pem", certificate.encode(), replace=True)
+    file = _read_file(folder)
+    operators = {**file.operators, name: role}
+    _write_file(folder, msgspec.structs.replace(file, operators=operators), replace=True)
+
+
+def read(folder: Path) -> Settings:
+    """The settings of a folder that `init` made. Raises BadSetting, FileTrouble."""
+    file = _read_file(folder)
+    if not file.names or not file.operators:
+        raise BadSetting(about="custodian.toml", expected="at least one name and one operator")
+    return Settings(
+        folder=folder,
+        listen=parse_place(file.listen),
+        address=parse_place(file.address),
+        names=file.names,
+        keys=read_keys(folder),
+        audit=SigningKey.load(read_seed(folder / "audit.key", ED25519_BYTES)),
+        operators=file.operators,
+        rules=Rules(certificate_life=Duration(file.certificate_minutes * MINUTE)),
+    )
+
+
+def read_keys(folder: Path) -> Keys:
+    """Root key and authority of a folder. Raises BadSetting, FileTrouble."""
+    root = SigningKey.load(read_seed(folder / "root.key", ED25519_BYTES))
+    return Keys(root, Authority(read_tls_key(folder / "ca.key"), read_text(folder / "ca.pem")))
+
+
+def read_tls_key(path: Path) -> TlsKey:
+    """The key in a PEM file. Raises BadSetting, FileTrouble."""
+    try:
+        return TlsKey.load(read_private(path))
+    except BadMessage as cause:
+        raise BadSetting(about=path, expected=cause.expected) from cause
+
+
+def read_text(path: Path) -> str:
+    """A certificate in PEM. Raises BadSetting, FileTrouble."""
+    return read_private(path).decode("ascii", "replace")
+
+
+def parse_place(text: str) -> Place:
+    """`HOST:PORT`, with `[...]` around an IPv6 address. Raises BadAddress."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) >= 1 << 16:
+        raise BadAddress(got=text)
+    return Place(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def read_seed(path: Path, size: int) -> bytes:
+    """The seed in a key file. Raises BadSetting (also where others may read it), FileTrouble."""
+    text = read_private(path)
+    try:
+        return unhex(text.decode("ascii", "replace").strip(), about=path.name, size=size)
+    except BadMessage as cause:
+        # Never the text itself: it may be most of a key.
+        raise BadSetting(about=path, expected=f"{size} bytes in lower-case hex") from cause
+
+
+def hex_line(secret: bytes) -> bytes:
+    """How `read_seed` wants its file to be."""
+    return secret.hex().encode() + b"\n"
+
+
+def read_private(path: Path) -> bytes:
+    """A file that only its owner may read. Raises BadSetting, FileTrouble."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
+            data = file.read()
+    except OSError as cause:
+        raise FileTrouble(about=path, got=cause.strerror) from cause
+    if mode & 0o077:
+        raise BadSetting(about=path, got=f"mode {mode:03o}", expected="mode 600")
+    return data
+
+
+def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
+    """Write a file that only its owner may read, whole or not at all. Raises AlreadyExists, FileTrouble."""
+    target = path.with_name(f".{path.name}.new") if replace else path
+    flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if replace else os.O_EXCL)
+    try:
+        with os.fdopen(os.open(target, flags, _FILE_MODE), "wb") as file:
+            os.fchmod(file.fileno(), _FILE_MODE)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            target.replace(path)
+    except FileExistsError as cause:
+        raise AlreadyExists(about=path) from cause
+    except OSError as cause:
+        raise FileTrouble(about=path, got=cause.strerror) from cause
+
+
+def _new_authority(folder: Path, *, now: Instant, entropy: Entropy) -> Authority:
+    key = TlsKey.make(entropy)
+    authority = make_authority(
+        key,
+        name="Leasehold custodian",
+        validity=_validity(now, AUTHORITY_LIFE),
+        entropy=entropy,
+    )
+    write_private(folder / "ca.key", key.pem)
+    write_private(folder / "ca.pem", authority.certificate.encode())
+    return authority
+
+
+def _validity(now: Instant, life: int) -> Validity:
+    return Validity(after(now, -CLOCK_SKEW), after(now, life))
+
+
+def _read_file(folder: Path) -> _File:
+    try:
+        content = tomllib.loads(read_private(folder / "custodian.toml").decode())
+        file = msgspec.convert(content, _File)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as cause:
+        raise BadSetting(about="custodian.toml", got=cause) from cause
+    if file.version != VERSION:
+        raise BadSetting(about="version", got=file.version, expected=VERSION)
+    return file
+
+
+def _write_file(folder: Path, file: _File, *, replace: bool) -> None:
+    data = write_toml(msgspec.to_builtins(file))
+    write_private(folder / "custodian.toml", data, replace=replace)

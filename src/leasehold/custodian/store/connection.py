@@ -1,0 +1,138 @@
+"""The one door to sqlite3: connections, migrations, the transaction, and which errors are the world's."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from leasehold.core.units import SECOND, Duration
+from leasehold.custodian.store.port import Row, Value
+from leasehold.errors import Conflict, StoreFailed
+
+MEMORY: Final = ":memory:"
+_STATEMENTS_CACHED: Final = 256  # the ledger has about 150
+
+# Primary result codes for which the world, not a statement of ours, is to blame.
+_WORLD: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+# After these the connection is as good as before.
+_HARMLESS: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL})
+
+
+class SqliteTx:
+    """A `Tx` over one connection, inside a transaction that its maker began."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, params: Sequence[Value] = ()) -> list[Row]:
+        """See `port.Tx`."""
+        try:
+            return self._connection.execute(sql, params).fetchall()
+        except sqlite3.IntegrityError as cause:
+            raise Conflict(about="the ledger's constraints", got=str(cause)) from cause
+
+
+def connect(
+    path: Path | str, *, read_only: bool = False, busy: Duration = SECOND
+) -> sqlite3.Connection:
+    """Open a database for any one thread at a time. Raises StoreFailed.
+
+    WAL with synchronous=FULL: a commit is on disk when it returns. `busy` is how many milliseconds to
+    wait for another process's lock.
+    """
+    try:
+        connection = sqlite3.connect(
+            path,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=_STATEMENTS_CACHED,
+            timeout=busy / SECOND,
+        )
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA query_only = {int(read_only)}")
+    except sqlite3.Error as cause:
+        raise store_failed(cause) from cause
+    return connection
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema up to date, each migration in a transaction of its own.
+
+    Raises StoreFailed, also for a database that a newer release has written.
+    """
+    migrations = dict(_migrations())
+    try:
+        connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
+        while True:
+            connection.execute("BEGIN IMMEDIATE")
+            done = connection.execute("SELECT MAX(version) FROM schema_version").fetchone()[0] or 0
+            if done > max(migrations):
+                raise StoreFailed(about="schema version", got=done, expected=max(migrations))
+            if done == max(migrations):
+                return
+            for statement in migrations[done + 1]:
+                connection.execute(statement)
+            connection.execute("INSERT INTO schema_version (version) VALUES (?)", (done + 1,))
+            connection.execute("COMMIT")
+    except sqlite3.Error as cause:
+        raise store_failed(cause) from cause
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _migrations() -> Iterator[tuple[int, list[str]]]:
+    for file in resources.files("leasehold.custodian.store.migrations").iterdir():
+        if file.name.endswith(".sql"):
+            yield int(file.name[:4]), list(_statements(file.read_text(encoding="utf-8")))
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The single statements of a script without triggers."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def is_world(error: BaseException | None) -> bool:
+    """Whether disk, lock or memory failed, so that the whole transaction is in doubt."""
+    return _primary(error) in _WORLD
+
+
+def is_harmless(error: BaseException | None) -> bool:
+    """Whether the connection can go on after a rollback, without being opened anew."""
+    return _primary(error) in _HARMLESS
+
+
+def store_failed(error: sqlite3.Error) -> StoreFailed:
+    """The refusal that stands for a failure of SQLite's."""
+    return StoreFailed(about="SQLite", got=getattr(error, "sqlite_errorname", type(error).__name__))
+
+
+def _primary(error: BaseException | None) -> int | None:
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF

@@ -1,0 +1,83 @@
+"""A store in the calling thread and in memory: deterministic, for simulated worlds and tests.
+
+Same SQL, same schema, same errors as `sqlite`; what it lacks is durability.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import TypeVar
+
+from leasehold.custodian.store.connection import (
+    MEMORY,
+    SqliteTx,
+    connect,
+    is_world,
+    migrate,
+    store_failed,
+)
+from leasehold.custodian.store.port import Tx
+from leasehold.errors import StoreFailed
+
+T = TypeVar("T")
+
+
+class InlineStore:
+    """A `Store` that never yields to the event loop and whose whole content is one value."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection: sqlite3.Connection | None = connection
+
+    @classmethod
+    def open(cls, snapshot: bytes | None = None) -> InlineStore:
+        """A new and empty store, or one that continues from a `snapshot`."""
+        connection = connect(MEMORY)
+        if snapshot is not None:
+            connection.deserialize(snapshot)
+            connection.execute("PRAGMA foreign_keys = ON")
+        migrate(connection)
+        return cls(connection)
+
+    def snapshot(self) -> bytes:
+        """All that was committed: what a backup, or a disk after a crash, holds. Raises StoreFailed."""
+        return self._open().serialize()
+
+    async def write(self, act: Callable[[Tx], T]) -> T:
+        """See `port.Store`."""
+        return self._run(act, end="COMMIT")
+
+    async def read(self, act: Callable[[Tx], T]) -> T:
+        """See `port.Store`."""
+        connection = self._open()
+        connection.execute("PRAGMA query_only = 1")
+        try:
+            return self._run(act, end="ROLLBACK")
+        finally:
+            connection.execute("PRAGMA query_only = 0")
+
+    async def close(self) -> None:
+        """See `port.Store`."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _run(self, act: Callable[[Tx], T], *, end: str) -> T:
+        connection = self._open()
+        try:
+            connection.execute("BEGIN IMMEDIATE" if end == "COMMIT" else "BEGIN")
+            result = act(SqliteTx(connection))
+            connection.execute(end)
+        except sqlite3.Error as cause:
+            if is_world(cause):
+                raise store_failed(cause) from cause
+            raise
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        return result
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreFailed(about="store", got="closed")
+        return self._connection

@@ -1,0 +1,45 @@
+"""The store's port: acts on a transaction, durable when they return.
+
+An act is a plain synchronous function of a `Tx`. SQL is a portable subset: `?` placeholders, integers
+below 2^63, text and bytes; no floats. Refuses to know: what the tables mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+Value = int | str | bytes | None
+Row = tuple[Any, ...]
+
+
+class Tx(Protocol):
+    """One transaction. Acts run as if one after another: nothing changes under an act's feet."""
+
+    def execute(self, sql: str, params: Sequence[Value] = ()) -> list[Row]:
+        """Run one statement and return its rows (of a SELECT or a RETURNING clause).
+
+        Raises Conflict where a constraint of the schema forbids the change.
+        """
+
+
+class Store(Protocol):
+    """Runs acts. Every one is atomic: an exception in an act undoes that act and nothing else."""
+
+    async def write(self, act: Callable[[Tx], T]) -> T:
+        """Run `act` in a transaction that is on disk before this returns.
+
+        Raises whatever the act raises, and StoreFailed where it could not be made durable: then
+        nothing was acknowledged, and asking again is safe because acts are idempotent.
+        """
+
+    async def read(self, act: Callable[[Tx], T]) -> T:
+        """Run `act` on a consistent snapshot that has every write acknowledged before; it may not write.
+
+        Raises whatever the act raises, and StoreFailed.
+        """
+
+    async def close(self) -> None:
+        """Finish what was handed in, then let go of the files. Later calls raise StoreFailed."""

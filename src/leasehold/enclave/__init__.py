@@ -1,0 +1,1 @@
+"""The governor: the trusted base inside the enclave. It pins a key and verifies no quote."""

@@ -1,0 +1,126 @@
+"""What a worker claims of one request, checked against what was asked of it.
+
+Spec: docs/spec/worker.md, W-8. Refuses to know processes and sockets; a lie raises BadMessage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from msgspec.structs import replace
+
+from leasehold.core import frames
+from leasehold.core.frames import Counted, Done, Embedded, Token
+from leasehold.errors import BadMessage, LeaseholdError
+
+BACKLOG_FRAMES: Final = 64  # what a slow reader has not fetched is grouped from here on
+FLOAT_BYTES: Final = 4
+
+Answer = Token | Counted | Done | Embedded
+
+
+def floor(what: frames.Input, longest: int) -> int:
+    """W-8: the fewest tokens that the input can be, at `longest` bytes each."""
+    match what:
+        case frames.Chat():
+            size = sum(len(message.content.encode()) for message in what.messages)
+        case frames.Text():
+            size = len(what.text.encode())
+        case frames.Texts():
+            size = sum(len(text.encode()) for text in what.texts)
+        case frames.Tokens():
+            return len(what.ids)
+    return -(-size // longest)
+
+
+@dataclass(slots=True)
+class Claims:
+    """One open request: what it may still get, and what came and was not fetched yet.
+
+    `vectors` and `dims` count what an Embedded must carry; `dropped` means nobody reads any more.
+    """
+
+    kind: type[Counted | Done | Embedded]  # the answer that ends it
+    longest: int
+    input_floor: int
+    tokens_max: int = 0
+    vectors: int = 0
+    dims: int = 0
+    tokens: int = 0
+    text_bytes: int = 0
+    dropped: bool = False
+    failure: LeaseholdError | None = None
+    arrived: deque[Answer] = field(default_factory=deque)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def check(self, frame: Answer) -> None:
+        """W-8: raise BadMessage unless the frame fits what was asked."""
+        match frame:
+            case Token():
+                self.tokens += frame.count
+                self.text_bytes += len(frame.text.encode())
+                at_most = self.tokens_max if self.kind is Done else 0
+                _agree("tokens", self.tokens <= at_most, self.tokens, at_most)
+                room = self.tokens * self.longest
+                _agree("bytes of text", self.text_bytes <= room, self.text_bytes, room)
+                return
+            case Done():
+                got, expected = frame.output_tokens, self.tokens
+                _agree("output tokens", got == expected, got, expected)
+            case Embedded():
+                got, expected = len(frame.vectors), self.vectors * self.dims * FLOAT_BYTES
+                _agree("vector bytes", (got, frame.dims) == (expected, self.dims), got, expected)
+            case Counted():
+                pass
+        _agree("kind of answer", type(frame) is self.kind, type(frame), self.kind)
+
+    def take(self, frame: Answer) -> None:
+        """Check a frame and keep it for the reader, in groups once the reader lags behind (W-7)."""
+        self.check(frame)
+        if self.dropped:
+            return
+        last = self.arrived[-1] if len(self.arrived) >= BACKLOG_FRAMES else None
+        if isinstance(frame, Token) and isinstance(last, Token):
+            count = last.count + frame.count
+            if count <= frames.GROUP_TOKENS_MAX:
+                self.arrived[-1] = Token(frame.id, last.text + frame.text, count)
+                return
+        self.arrived.append(self._floored(frame))
+        self.news.set()
+
+    def drop(self) -> None:
+        """Nobody reads any more; what still comes is checked and forgotten."""
+        self.dropped = True
+        self.arrived.clear()
+
+    def fail(self, failure: LeaseholdError) -> None:
+        """End it; the reader gets what came before, then the failure."""
+        self.failure = failure
+        self.news.set()
+
+    async def next(self, patience_seconds: float) -> Answer:
+        """The next frame. Raises the failure, or TimeoutError after that much silence."""
+        while not self.arrived:
+            if self.failure is not None:
+                raise self.failure
+            self.news.clear()
+            async with asyncio.timeout(patience_seconds):
+                await self.news.wait()
+        return self.arrived.popleft()
+
+    def _floored(self, frame: Answer) -> Answer:
+        match frame:
+            case Token():
+                return frame
+            case Counted():
+                return replace(frame, tokens=max(frame.tokens, self.input_floor))
+            case Done() | Embedded():
+                return replace(frame, input_tokens=max(frame.input_tokens, self.input_floor))
+
+
+def _agree(about: str, holds: bool, got: object, expected: object) -> None:
+    if not holds:
+        raise BadMessage(about=about, got=got, expected=expected)

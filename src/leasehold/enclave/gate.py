@@ -1,0 +1,191 @@
+"""The gate: who may ask, how many at once, and units before work. One path for every kind of request.
+
+Spec: docs/spec/metering.md, M-6. Leases for one key are asked for once, whoever waits for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from leasehold.core.crypto import sha256
+from leasehold.core.meter import Denied, Granted, Meter, Short, Ticket
+from leasehold.core.units import SECOND, Clock, Instant, Units, after
+from leasehold.errors import BudgetExhausted, LeaseholdError, LoanStopped, TooBusy, UnknownKey
+
+API_KEY_CHARS_MAX: Final = 200
+_REMEMBERED_MAX: Final = 1024  # refusals remembered, so that a flood of one bad key costs one ask
+_REMEMBERED: Final = SECOND
+_ADMIT_SECONDS_MAX: Final = 30.0  # other requests may take what was asked for; not for ever
+
+AskLease = Callable[..., Awaitable[None]]
+
+
+def key_hash_of(authorization: str | None) -> bytes:
+    """The SHA-256 of the API key in an Authorization header. Raises UnknownKey."""
+    scheme, _, key = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not 0 < len(key) <= API_KEY_CHARS_MAX:
+        raise UnknownKey(about="Authorization header", expected="Bearer KEY")
+    return sha256(key.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What the custodian refused of late: asking for as much or more would get the same answer."""
+
+    error: LeaseholdError
+    least: Units
+    until: Instant
+
+
+@dataclass(slots=True)
+class Gate:
+    """Admits requests to the engine and tops their tickets up while they run."""
+
+    meter: Meter
+    clock: Clock
+    ask_lease: AskLease
+    queue_max: int
+    concurrency_max: int
+    _running: int = 0
+    _drained: asyncio.Event = field(default_factory=asyncio.Event)
+    _per_key: dict[bytes, int] = field(default_factory=dict)
+    _asking: dict[bytes, asyncio.Task[None]] = field(default_factory=dict)
+    _wanted: dict[bytes, int] = field(default_factory=dict)
+    _refused: OrderedDict[bytes, _Refusal] = field(default_factory=OrderedDict)
+
+    @asynccontextmanager
+    async def admitted(
+        self, key_hash: bytes, *, least: Units, want: Units
+    ) -> AsyncIterator[Ticket]:
+        """M-6: a ticket that holds at least `least` units; leaving the block settles it.
+
+        Raises TooBusy, UnknownKey, BudgetExhausted, LoanStopped, LeaseLapsed, CustodianUnreachable.
+        """
+        mine = self._per_key.get(key_hash, 0)
+        if self._running >= self.queue_max:
+            raise TooBusy(about="this enclave's queue", got=self._running, expected=self.queue_max)
+        if mine >= self.concurrency_max:
+            raise TooBusy(about="your requests", got=mine, expected=f"< {self.concurrency_max}")
+        self._running += 1
+        self._drained.clear()
+        self._per_key[key_hash] = mine + 1
+        ticket: Ticket | None = None
+        try:
+            ticket = await self._admit(key_hash, least, want)
+            yield ticket
+        finally:
+            if ticket is not None:
+                self.meter.settle(ticket)
+            self._running -= 1
+            if not self._running:
+                self._drained.set()
+            self._per_key[key_hash] -= 1
+            if not self._per_key[key_hash]:
+                del self._per_key[key_hash]
+
+    async def _admit(self, key_hash: bytes, least: Units, want: Units) -> Ticket:
+        async with _patience():
+            while True:
+                now = self.clock.monotonic()
+                match self.meter.admit(key_hash, least=least, want=want, now=now):
+                    case Granted(ticket):
+                        return ticket
+                    case Denied(error):
+                        raise error
+                    case Short(least=missing, need=need):
+                        await self._ask(key_hash, missing, need)
+
+    async def hold(self, ticket: Ticket, units: Units) -> None:
+        """M-6: have the ticket hold at least `units`, asking the custodian if need be; raises as above."""
+        async with _patience():
+            while True:
+                self.meter.top_up(ticket, Units(max(0, units - ticket.held)))
+                if ticket.held >= units:
+                    return
+                if ticket.purse.ended is not None:
+                    raise ticket.purse.ended
+                missing = Units(units - ticket.held)
+                await self._ask(ticket.purse.key_hash, missing, missing)
+
+    def hold_ahead(self, ticket: Ticket, units: Units) -> None:
+        """M-6: have the ticket hold `units` soon, without waiting: blocks are reserved ahead of need."""
+        missing = Units(units - ticket.held)
+        if missing > 0 and self.meter.top_up(ticket, missing) < missing:
+            key_hash = ticket.purse.key_hash
+            if key_hash not in self._asking and self._remembered(key_hash, missing) is None:
+                self._start(key_hash, Units(0), missing)
+
+    async def drained(self) -> None:
+        """Return when no request is under way."""
+        if self._running:
+            await self._drained.wait()
+
+    def budget_changed(self) -> None:
+        """Forget remembered refusals: the custodian decided something."""
+        self._refused.clear()
+
+    async def _ask(self, key_hash: bytes, least: Units, need: Units) -> None:
+        """Ask for a lease, or wait for the one that another request has asked for."""
+        refusal = self._remembered(key_hash, least)
+        if refusal is not None:
+            raise refusal
+        self._wanted[key_hash] = self._wanted.get(key_hash, 0) + need
+        try:
+            others = self._asking.get(key_hash)
+            if others is not None:
+                await asyncio.wait([others])
+            else:
+                await asyncio.shield(self._start(key_hash, least, need))
+        finally:
+            self._wanted[key_hash] -= need
+            if not self._wanted[key_hash]:
+                del self._wanted[key_hash]
+
+    def _start(self, key_hash: bytes, least: Units, need: Units) -> asyncio.Task[None]:
+        everybody = Units(max(need, self._wanted.get(key_hash, 0)))
+        task = asyncio.create_task(self._run(key_hash, least, everybody))
+        self._asking[key_hash] = task
+        task.add_done_callback(_retrieve)
+        return task
+
+    async def _run(self, key_hash: bytes, least: Units, need: Units) -> None:
+        try:
+            await self.ask_lease(key_hash, least=least, need=need)
+        except (UnknownKey, BudgetExhausted, LoanStopped) as error:
+            scope = least if isinstance(error, BudgetExhausted) else Units(0)
+            until = after(self.clock.monotonic(), _REMEMBERED)
+            self._refused[key_hash] = _Refusal(error, scope, until)
+            while len(self._refused) > _REMEMBERED_MAX:
+                self._refused.popitem(last=False)
+            raise
+        finally:
+            del self._asking[key_hash]
+
+    def _remembered(self, key_hash: bytes, least: Units) -> LeaseholdError | None:
+        refusal = self._refused.get(key_hash)
+        if refusal is None or least < refusal.least:
+            return None
+        if self.clock.monotonic() >= refusal.until:
+            del self._refused[key_hash]
+            return None
+        return refusal.error
+
+
+@asynccontextmanager
+async def _patience() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(_ADMIT_SECONDS_MAX):
+            yield
+    except TimeoutError as cause:
+        raise TooBusy(about="leases", got="none in time") from cause
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Look at the outcome, so that an ask made ahead of need may fail quietly: `hold` asks again."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,354 @@
+"""Runs the worker: a child process that holds the engine and is believed in nothing.
+
+Spec: docs/spec/worker.md, W-5 to W-10. Refuses to know budgets, keys and what a prompt means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Final, Protocol
+
+import msgspec
+
+from leasehold.core import frames
+from leasehold.core.frames import Counted, Done, Embedded, Failed, Fault, Loaded, LoadFailed, Token
+from leasehold.core.units import MIB
+from leasehold.enclave.claims import FLOAT_BYTES, Claims, floor
+from leasehold.errors import (
+    BadMessage,
+    BadModel,
+    BadRequest,
+    InputTooLong,
+    LeaseholdError,
+    NoModelYet,
+    TooBusy,
+    UnsupportedParameter,
+    WorkerFailed,
+)
+
+REQUESTS_MAX: Final = 1024  # open at once; four times the largest number of slots
+UNSENT_BYTES_MAX: Final = 32 * MIB  # four frames that a worker has not read yet
+VECTOR_BYTES_MAX: Final = frames.FRAME_BYTES_MAX - 1024  # the rest is the frame's other fields
+LOAD_SECONDS_MAX: Final = 1800.0  # 500 GB from memory
+SILENCE_SECONDS_MAX: Final = 600.0  # the longest wait for a slot and a prefill
+CANCEL_SECONDS_MAX: Final = 60.0  # one batch of prefill on a slow machine
+COMMAND: Final = (sys.executable, "-I", "-B", "-m", "leasehold.worker")
+# Nothing of the governor's environment. These switch off what engines report home by default, and
+# threads that libraries start before the sandbox stands.
+ENVIRONMENT: Final = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "LANG": "C.UTF-8",
+}
+_REFUSALS: Final[dict[Fault, type[LeaseholdError]]] = {
+    Fault.TOO_LONG: InputTooLong,
+    Fault.UNSUPPORTED: UnsupportedParameter,
+    Fault.INVALID: BadRequest,
+}
+
+
+class InferenceHost(Protocol):
+    """Where the engine runs. Tests put an engine into their own process here."""
+
+    @property
+    def loaded(self) -> Loaded:
+        """What is loaded. Raises NoModelYet."""
+
+    async def load(
+        self,
+        engine: str,
+        files: Sequence[frames.MemoryFile],
+        settings: frames.Settings = frames.DEFAULT_SETTINGS,
+    ) -> Loaded:
+        """Start afresh with this model; the files stay the caller's. Raises BadModel, WorkerFailed."""
+
+    async def count(self, what: frames.Input) -> int:
+        """Tokens of the input, never fewer than its bytes over the longest token.
+
+        Raises BadRequest, UnsupportedParameter, TooBusy, NoModelYet, WorkerFailed.
+        """
+
+    def generate(
+        self,
+        prompt: frames.Prompt,
+        *,
+        max_tokens: int,
+        sampling: frames.Sampling = frames.DEFAULT_SAMPLING,
+    ) -> AsyncGenerator[Token | Done, None]:
+        """Tokens as they come, then one Done. Closing the generator cancels the work.
+
+        Raises what `count` raises, and InputTooLong.
+        """
+
+    async def embed(self, texts: Sequence[str]) -> Embedded:
+        """One vector for each text: little-endian float32[len(texts), dims].
+
+        Raises what `count` raises, and InputTooLong.
+        """
+
+    async def kill(self) -> None:
+        """End the engine, whatever it is doing, and return when it is gone."""
+
+
+class _Wire(asyncio.Protocol):
+    """The governor's end of one worker's socket."""
+
+    def __init__(
+        self,
+        take: Callable[[frames.ToGovernor], None],
+        end: Callable[[_Wire, WorkerFailed], None],
+    ) -> None:
+        self._take, self._end = take, end
+        self._deframer = frames.Deframer(frames.TO_GOVERNOR)
+
+    def data_received(self, data: bytes) -> None:
+        """Deal out every frame; the first lie ends the worker (W-8)."""
+        try:
+            for frame in self._deframer.feed(data):
+                self._take(frame)
+        except BadMessage as lie:
+            self._end(self, WorkerFailed(about=lie.about, got=lie.got, expected=lie.expected))
+
+    def connection_lost(self, cause: Exception | None) -> None:
+        """W-9: the worker died, or closed its end, which is no better."""
+        self._end(self, WorkerFailed(about="worker", got=cause or "exit"))
+
+
+class WorkerHost:
+    """An InferenceHost whose engine runs in a child process."""
+
+    def __init__(
+        self,
+        *,
+        on_exit: Callable[[WorkerFailed], None] = lambda _: None,
+        command: Sequence[str] = COMMAND,
+        silence_seconds: float = SILENCE_SECONDS_MAX,
+        cancel_seconds: float = CANCEL_SECONDS_MAX,
+    ) -> None:
+        """`on_exit` is called once for each worker that ended without `kill` or `load`."""
+        self._on_exit, self._command = on_exit, command
+        self._silence_seconds, self._cancel_seconds = silence_seconds, cancel_seconds
+        self._process: asyncio.subprocess.Process | None = None
+        self._wire: _Wire | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._loading: asyncio.Future[Loaded | LoadFailed] | None = None
+        self._loaded: Loaded | None = None
+        self._open: dict[int, Claims] = {}
+        self._last_id = 0
+
+    @property
+    def loaded(self) -> Loaded:
+        """What is loaded. Raises NoModelYet."""
+        if self._loaded is None:
+            raise NoModelYet
+        return self._loaded
+
+    @property
+    def process_id(self) -> int | None:
+        """The worker's process id, while there is one."""
+        return self._process.pid if self._process else None
+
+    async def load(
+        self,
+        engine: str,
+        files: Sequence[frames.MemoryFile],
+        settings: frames.Settings = frames.DEFAULT_SETTINGS,
+    ) -> Loaded:
+        """W-5: a fresh child gets the files by SCM_RIGHTS. Raises BadModel, WorkerFailed."""
+        await self.kill()
+        order = frames.Load(engine, tuple(frames.FileInfo(f.name, f.size) for f in files), settings)
+        data = _checked(order)
+        try:
+            await self._start(data, [file.fd for file in files])
+            answer = await self._ready()
+            if isinstance(answer, LoadFailed):
+                raise (BadModel if answer.fault is Fault.BAD_MODEL else WorkerFailed)(about=engine)
+            self._loaded = answer
+        except OSError as cause:
+            raise WorkerFailed(about="start", got=cause) from cause
+        finally:
+            if self._loaded is None:
+                await self.kill()
+        return answer
+
+    async def count(self, what: frames.Input) -> int:
+        """Tokens of the input, at least its floor."""
+        with self._asking(frames.Count(self._next_id(), what), Counted) as claims:
+            answer = await self._next(claims)
+        assert isinstance(answer, Counted)  # noqa: S101  (Claims.check)
+        return answer.tokens
+
+    async def generate(
+        self,
+        prompt: frames.Prompt,
+        *,
+        max_tokens: int,
+        sampling: frames.Sampling = frames.DEFAULT_SAMPLING,
+    ) -> AsyncGenerator[Token | Done, None]:
+        """Tokens as they come, then one Done. Closing the generator cancels the work."""
+        frame = frames.Generate(self._next_id(), prompt, max_tokens, sampling)
+        with self._asking(frame, Done) as claims:
+            while True:
+                answer = await self._next(claims)
+                assert isinstance(answer, Token | Done)  # noqa: S101  (Claims.check)
+                yield answer
+                if isinstance(answer, Done):
+                    return
+
+    async def embed(self, texts: Sequence[str]) -> Embedded:
+        """One vector for each text: little-endian float32[len(texts), dims]."""
+        size = len(texts) * self.loaded.embedding_dims * FLOAT_BYTES
+        if size > VECTOR_BYTES_MAX:
+            raise BadRequest(about="bytes of vectors", got=size, expected=f"<= {VECTOR_BYTES_MAX}")
+        with self._asking(
+            frames.Embed(self._next_id(), frames.Texts(tuple(texts))), Embedded
+        ) as it:
+            answer = await self._next(it)
+        assert isinstance(answer, Embedded)  # noqa: S101  (Claims.check)
+        return answer
+
+    async def kill(self) -> None:
+        """W-9: SIGKILL and reap. Open requests fail with WorkerFailed."""
+        self._detach(WorkerFailed(about="worker", got="killed"))
+        if (process := self._process) is not None:
+            await process.wait()
+            self._process = None
+
+    async def _start(self, order: bytes, descriptors: Sequence[int]) -> None:
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    *("--fd", str(theirs.fileno())),
+                    pass_fds=(theirs.fileno(),),
+                    env=ENVIRONMENT,
+                    cwd="/",
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,  # engines log prompts, and logs belong to the host
+                    process_group=0,
+                )
+            socket.send_fds(ours, [order], descriptors)
+        except OSError:
+            ours.close()
+            raise
+        self._wire = wire = _Wire(self._take, self._end)
+        loop = asyncio.get_running_loop()
+        self._loading = loop.create_future()
+        self._transport, _ = await loop.create_unix_connection(lambda: wire, sock=ours)
+
+    async def _ready(self) -> Loaded | LoadFailed:
+        assert self._loading is not None  # noqa: S101  (made by _start)
+        try:
+            async with asyncio.timeout(LOAD_SECONDS_MAX):
+                return await self._loading
+        except TimeoutError as cause:
+            raise WorkerFailed(about="load", expected=f"<= {LOAD_SECONDS_MAX} s") from cause
+        finally:
+            self._loading = None
+
+    @contextmanager
+    def _asking(
+        self,
+        frame: frames.Count | frames.Generate | frames.Embed,
+        kind: type[Counted | Done | Embedded],
+    ) -> Iterator[Claims]:
+        """Send a request; whichever way the caller leaves, nothing of it goes on for long (W-7)."""
+        loaded, transport = self.loaded, self._transport
+        data = _checked(frame)
+        assert transport is not None  # noqa: S101  (what is loaded has one)
+        unsent = transport.get_write_buffer_size()
+        if len(self._open) >= REQUESTS_MAX or unsent > UNSENT_BYTES_MAX:
+            raise TooBusy(about="worker", got=len(self._open), expected=f"< {REQUESTS_MAX}")
+        what = frame.prompt if isinstance(frame, frames.Generate) else frame.input
+        claims = Claims(kind, loaded.longest_token_bytes, floor(what, loaded.longest_token_bytes))
+        if isinstance(frame, frames.Generate):
+            claims.tokens_max = frame.max_tokens
+        elif isinstance(frame, frames.Embed):
+            claims.vectors, claims.dims = len(frame.input.texts), loaded.embedding_dims
+        self._open[frame.id] = claims
+        transport.write(data)
+        try:
+            yield claims
+        finally:
+            if self._open.get(frame.id) is claims:
+                claims.drop()
+                transport.write(frames.encode(frames.Cancel(frame.id)))
+                loop = asyncio.get_running_loop()
+                loop.call_later(self._cancel_seconds, self._overdue, frame.id, claims)
+
+    async def _next(self, claims: Claims) -> Token | Counted | Done | Embedded:
+        try:
+            return await claims.next(self._silence_seconds)
+        except TimeoutError as cause:
+            failure = WorkerFailed(about="silence", expected=f"<= {self._silence_seconds} s")
+            self._end(self._wire, failure)
+            raise failure from cause
+
+    def _overdue(self, request: int, claims: Claims) -> None:
+        if self._open.get(request) is claims:
+            self._end(
+                self._wire, WorkerFailed(about="cancel", expected=f"<= {self._cancel_seconds} s")
+            )
+
+    def _take(self, frame: frames.ToGovernor) -> None:
+        if isinstance(frame, Loaded | LoadFailed):
+            if self._loading is None or self._loading.done():
+                raise BadMessage(about="frame", got=type(frame).__name__)
+            self._loading.set_result(frame)
+            return
+        claims = self._open.get(frame.id)
+        if claims is None:
+            raise BadMessage(about="request id", got=frame.id)
+        if isinstance(frame, Failed):
+            refusal = _REFUSALS.get(frame.fault, WorkerFailed)
+            claims.fail(refusal(got=frame.got or None, expected=frame.limit or None))
+        else:
+            claims.take(frame)
+        if not isinstance(frame, Token):
+            del self._open[frame.id]
+
+    def _end(self, wire: _Wire | None, failure: WorkerFailed) -> None:
+        """W-9: that worker is done with; tell whoever waits for it, and the owner."""
+        if wire is None or wire is not self._wire:
+            return
+        self._detach(failure)
+        if self._loading is not None and not self._loading.done():
+            self._loading.set_exception(failure)
+        else:
+            self._on_exit(failure)
+
+    def _detach(self, failure: WorkerFailed) -> None:
+        self._wire = self._loaded = None
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):  # it ended by itself and is being reaped
+                self._process.kill()
+        for claims in self._open.values():
+            claims.fail(failure)
+        self._open.clear()
+
+    def _next_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+
+def _checked(frame: frames.ToWorker) -> bytes:
+    """The encoded frame, once it is known that the worker's decoder takes it. Raises BadRequest."""
+    try:
+        data = frames.encode(frame)
+        frames.TO_WORKER.decode(memoryview(data)[frames.LENGTH_BYTES :])
+    except (BadMessage, msgspec.ValidationError, UnicodeEncodeError) as cause:
+        raise BadRequest(about=type(frame).__name__, got=cause) from cause
+    return data

@@ -1,0 +1,122 @@
+"""One instance as a process: real wire, real clock, real worker, and the server for consumers.
+
+What the borrower may choose is in `Hints`; all else comes from the measured configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from leasehold.core.crypto import SigningKey, TlsKey
+from leasehold.enclave.attesters import open_attester
+from leasehold.enclave.boot import Enclave, Machine
+from leasehold.enclave.host import WorkerHost
+from leasehold.enclave.loader import SealedLoader
+from leasehold.enclave.log import JsonLog
+from leasehold.enclave.prover import InstanceKeys
+from leasehold.enclave.serve import Application
+from leasehold.enclave.settings import parse_settings
+from leasehold.enclave.wire import HttpsWire
+from leasehold.errors import FileTrouble, NoModelYet, WorkerFailed
+from leasehold.net.certificates import enclave_certificate
+from leasehold.net.clock import SystemClock
+from leasehold.net.servers import serving
+from leasehold.net.tls import enclave_server_context
+
+T = TypeVar("T")
+FAREWELL_SECONDS: Final = 3.0
+CONFIGURATION_BYTES_MAX: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """The borrower's choices: where things are. None of them is trusted.
+
+    `platform` tells the attester where its hardware is; `mirrors` are URLs or paths of the sealed
+    model, tried before the custodian itself.
+    """
+
+    configuration: Path
+    custodian_host: str
+    custodian_port: int
+    listen_host: str
+    listen_port: int
+    platform: str
+    mirrors: tuple[str, ...] = ()
+
+
+async def run_instance(hints: Hints) -> None:
+    """Run until SIGTERM. Raises FileTrouble, BadSetting, PortInUse, and the custodian's refusal."""
+    _no_core_dumps()
+    settings = parse_settings(_read(hints.configuration))
+    attester = open_attester(settings.attester, hints.platform)
+    clock, entropy = SystemClock(), os.urandom
+    log = JsonLog(simulated=attester.simulated)
+    tls = TlsKey.make(entropy)
+    keys = InstanceKeys(tls, enclave_certificate(tls, entropy=entropy), SigningKey.make(entropy))
+    enclave: Enclave
+
+    def worker_died(failure: WorkerFailed) -> None:
+        log.event("worker_died", code=failure.code)
+        enclave.engine_lost()
+
+    host = WorkerHost(on_exit=worker_died)
+    wire = HttpsWire(hints.custodian_host, hints.custodian_port, settings, tls)
+    machine = Machine(attester, wire, host, clock, entropy, log, _in_thread)
+    origin = f"https://{hints.custodian_host}:{hints.custodian_port}"
+    loader = SealedLoader(host, settings, log, origin=origin, mirrors=hints.mirrors)
+    enclave = Enclave(settings, machine, keys, loader)
+    context = enclave_server_context(keys.certificate, tls)
+    async with serving(
+        Application(enclave), context, hints.listen_host, hints.listen_port
+    ) as address:
+        log.event("listening", address=f"{address.host}:{address.port}", instance=enclave.instance)
+        await _until_told(enclave)
+
+
+async def _until_told(enclave: Enclave) -> None:
+    """Live, and go on answering refusals after a stop, until the host says to end."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    life = asyncio.create_task(enclave.run())
+    waiting = asyncio.create_task(told.wait())
+    try:
+        await asyncio.wait([life, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if life.done():
+            life.result()
+            await waiting
+        elif enclave.ended is None:
+            enclave.stop(NoModelYet(about="enclave", got="shutting down"), 0)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FAREWELL_SECONDS):
+                    await asyncio.shield(life)
+    finally:
+        life.cancel()
+        await enclave.loader.wipe()
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    return await asyncio.to_thread(work)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(CONFIGURATION_BYTES_MAX)
+    except OSError as cause:
+        raise FileTrouble(about=path, got=cause.strerror) from cause
+
+
+def _no_core_dumps() -> None:
+    """T48: what this process knows must not be written down by the kernel."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

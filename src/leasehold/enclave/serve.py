@@ -1,0 +1,397 @@
+"""What the enclave answers to consumers: a raw ASGI application, no framework in the trusted base.
+
+OpenAI's endpoints, and Leasehold's own for evidence, budget, extensions, receipts and health.
+Every refusal has a code; no exception text reaches a caller. Spec: docs/spec/consumer.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, Literal, TypeVar
+from urllib.parse import parse_qs
+
+from leasehold.core.encoding import from_json, to_json
+from leasehold.core.messages import (
+    REASON_CHARS_MAX,
+    BudgetAnswer,
+    EvidenceAnswer,
+    EvidenceAsk,
+    ExtensionAnswer,
+    ExtensionRequest,
+    ExtensionState,
+)
+from leasehold.core.session import State
+from leasehold.core.units import KIB
+from leasehold.enclave import openai
+from leasehold.enclave.boot import Enclave
+from leasehold.enclave.gate import key_hash_of
+from leasehold.enclave.link import Lent
+from leasehold.enclave.work import Run
+from leasehold.errors import (
+    BadMessage,
+    BadRequest,
+    BodyTooLarge,
+    BudgetExhausted,
+    LeaseholdError,
+    NoModelYet,
+    TooBusy,
+    UnknownEndpoint,
+    UnknownKey,
+    UnknownModel,
+)
+
+T = TypeVar("T")
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+WAIT_SECONDS_MAX: Final = 30.0
+RETRY_AFTER_SECONDS: Final = 2
+SMALL_BODY_BYTES_MAX: Final = 4 * KIB
+JSON: Final = (b"content-type", b"application/json")
+EVENTS: Final = (b"content-type", b"text/event-stream")
+
+
+class _Gone(Exception):
+    """The client hung up."""
+
+
+class Exchange:
+    """One HTTP request and what was answered to it so far."""
+
+    __slots__ = ("_enclave", "_receive", "_send", "response", "scope", "started")
+
+    def __init__(
+        self, enclave: Enclave, scope: Mapping[str, Any], receive: Receive, send: Send
+    ) -> None:
+        self._enclave, self.scope, self._receive, self._send = enclave, scope, receive, send
+        self.started = False
+        self.response = bytearray()
+
+    def header(self, name: bytes) -> str | None:
+        """The first header of that lower-case name."""
+        for key, value in self.scope["headers"]:
+            if key == name:
+                return str(value.decode("latin-1"))
+        return None
+
+    def key_hash(self) -> bytes:
+        """The hash of the caller's API key. Raises UnknownKey."""
+        return key_hash_of(self.header(b"authorization"))
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body, of at most `limit` bytes. Raises BodyTooLarge."""
+        body = bytearray()
+        while True:
+            event = await self._receive()
+            if event["type"] == "http.disconnect":
+                raise _Gone
+            body += event.get("body", b"")
+            if len(body) > limit:
+                raise BodyTooLarge(got=f"more than {limit} bytes", expected=f"<= {limit} bytes")
+            if not event.get("more_body", False):
+                return bytes(body)
+
+    async def start(self, status: int, *headers: tuple[bytes, bytes]) -> None:
+        """Send status and headers. Everything said on a simulated platform says so."""
+        marks = [(b"cache-control", b"no-store")]
+        if self._enclave.machine.attester.simulated:
+            marks.append((b"leasehold-platform", b"SIMULATED"))
+        self.started = True
+        message = {"type": "http.response.start", "status": status, "headers": [*headers, *marks]}
+        await self._send(message)
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the body and remember it for the receipt."""
+        self.response += data
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def finish(self, data: bytes, run: Run | None = None) -> None:
+        """Send the last part; the run's receipt is signed before it leaves."""
+        self.response += data
+        if run is not None:
+            run.book(self.response)
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def answer(
+        self, status: int, body: bytes, *headers: tuple[bytes, bytes], run: Run | None = None
+    ) -> None:
+        """Send a whole JSON answer."""
+        await self.start(status, JSON, (b"content-length", str(len(body)).encode()), *headers)
+        await self.finish(body, run)
+
+    async def until_gone(self) -> None:
+        """Raise _Gone when the client hangs up; the body must have been read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        raise _Gone
+
+
+class Application:
+    """The ASGI application of one enclave."""
+
+    def __init__(self, enclave: Enclave) -> None:
+        self._enclave = enclave
+        self._routes: dict[tuple[str, str], Callable[[Exchange], Awaitable[None]]] = {
+            ("POST", "/v1/chat/completions"): self._chat,
+            ("POST", "/v1/completions"): self._text,
+            ("POST", "/v1/embeddings"): self._embeddings,
+            ("GET", "/v1/models"): self._models,
+            ("POST", "/leasehold/evidence"): self._evidence,
+            ("GET", "/leasehold/budget"): self._budget,
+            ("POST", "/leasehold/extension"): self._ask_extension,
+            ("GET", "/leasehold/extension"): self._extension,
+            ("GET", "/leasehold/health"): self._health,
+        }
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request; whatever goes wrong, with a code of `leasehold.errors`."""
+        if scope["type"] != "http":
+            return
+        exchange = Exchange(self._enclave, scope, receive, send)
+        try:
+            await self._find(exchange)(exchange)
+        except _Gone:
+            return
+        except LeaseholdError as error:
+            await self._refuse(exchange, error)
+
+    def _find(self, exchange: Exchange) -> Callable[[Exchange], Awaitable[None]]:
+        method, path = exchange.scope["method"], exchange.scope["path"]
+        if method == "GET" and path.startswith("/leasehold/receipts/"):
+            return self._receipt
+        found = self._routes.get((method, path))
+        if found is None:
+            raise UnknownEndpoint(about=f"{method} {path}")
+        return found
+
+    async def _refuse(self, exchange: Exchange, error: LeaseholdError) -> None:
+        body = openai.error_body(error)
+        if exchange.started:  # in the middle of a stream: the last event says why it ends
+            await exchange.finish(b"data: " + body + b"\n\n")
+            return
+        headers = []
+        if isinstance(error, BudgetExhausted):
+            headers.append((b"x-should-retry", b"false"))
+        if isinstance(error, TooBusy | NoModelYet):
+            headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
+        if isinstance(error, UnknownKey):
+            headers.append((b"www-authenticate", b"Bearer"))
+        await exchange.answer(error.status, body, *headers)
+
+    # OpenAI --------------------------------------------------------------------------------------
+
+    async def _chat(self, exchange: Exchange) -> None:
+        await self._generation(exchange, openai.parse_chat)
+
+    async def _text(self, exchange: Exchange) -> None:
+        await self._generation(exchange, openai.parse_text)
+
+    async def _generation(
+        self, exchange: Exchange, parse: Callable[[bytes], openai.Generation]
+    ) -> None:
+        key_hash = exchange.key_hash()
+        body = await exchange.body(self._enclave.settings.body_bytes_max)
+        lent = self._enclave.lent()
+        wanted = parse(body)
+        _check_model(lent, wanted.model)
+        async with (
+            _unless_gone(exchange),
+            self._enclave.works.generating(wanted, lent=lent, key_hash=key_hash, request=body) as (
+                run,
+                pieces,
+            ),
+        ):
+            frame = self._frame(wanted.kind, run)
+            if wanted.stream:
+                await _stream(exchange, wanted, frame, run, pieces)
+            else:
+                text = "".join([piece async for piece in pieces])
+                answer = frame.whole(text, run.reason, run.counts, run.code)
+                await exchange.answer(200, answer, _receipt(run), run=run)
+
+    def _frame(self, kind: Literal["chat", "text"], run: Run) -> openai.Frame:
+        created = self._enclave.machine.clock.now() // 1000
+        name = ("chatcmpl-" if kind == "chat" else "cmpl-") + run.receipt_id.removeprefix(
+            "receipt-"
+        )
+        return openai.Frame(kind, name, created, run.lent.terms.model.name)
+
+    async def _embeddings(self, exchange: Exchange) -> None:
+        key_hash = exchange.key_hash()
+        body = await exchange.body(self._enclave.settings.body_bytes_max)
+        lent = self._enclave.lent()
+        wanted = openai.parse_embedding(body)
+        _check_model(lent, wanted.model)
+        async with (
+            _unless_gone(exchange),
+            self._enclave.works.embedding(wanted, lent=lent, key_hash=key_hash, request=body) as (
+                run,
+                found,
+            ),
+        ):
+            answer = openai.embeddings_body(
+                wanted, found.vectors, found.dims, run.counts.input_tokens, lent.terms.model.name
+            )
+            await exchange.answer(200, answer, _receipt(run), run=run)
+
+    async def _models(self, exchange: Exchange) -> None:
+        exchange.key_hash()
+        model = self._enclave.lent().terms.model
+        body = openai.models_body(model.name, self._enclave.machine.clock.now(), model.digest)
+        await exchange.answer(200, body)
+
+    # Leasehold's own -----------------------------------------------------------------------------
+
+    async def _evidence(self, exchange: Exchange) -> None:
+        body = await exchange.body(SMALL_BODY_BYTES_MAX)
+        enclave = self._enclave
+        lent = enclave.lent()
+        found = await enclave.prover.for_consumer(_read(body, EvidenceAsk).nonce)
+        answer = EvidenceAnswer(
+            evidence=found.evidence,
+            statement_key=enclave.keys.statement.public,
+            configuration=enclave.settings.file,
+            nonces=found.nonces,
+            index=found.index,
+            proof=found.proof,
+            root=found.root,
+            collateral=lent.collateral,
+            loan=lent.terms.loan,
+            model=lent.terms.model.name,
+            model_digest=lent.terms.model.digest,
+            simulated=enclave.machine.attester.simulated,
+        )
+        await exchange.answer(200, to_json(answer))
+
+    async def _budget(self, exchange: Exchange) -> None:
+        lent = self._enclave.lent()
+        state = await self._enclave.link.query_extension(exchange.key_hash())
+        budget = state.budget
+        if budget is None:
+            raise UnknownKey(about="budget")
+        answer = BudgetAnswer(
+            consumer=state.consumer,
+            loan=lent.terms.loan,
+            granted=budget.granted,
+            available=budget.available,
+            outstanding=budget.outstanding,
+            settled=budget.settled,
+            written_off=budget.written_off,
+            unit=lent.terms.tariff.in_words(),
+        )
+        await exchange.answer(200, to_json(answer))
+
+    async def _ask_extension(self, exchange: Exchange) -> None:
+        key_hash = exchange.key_hash()
+        body = await exchange.body(SMALL_BODY_BYTES_MAX)
+        self._enclave.lent()
+        asked = _read(body, ExtensionRequest)
+        if asked.units < 1 or not 0 < len(asked.reason) <= REASON_CHARS_MAX:
+            limit = f"at least 1 unit and a reason of 1 to {REASON_CHARS_MAX} characters"
+            raise BadRequest(about="extension", got=asked.units, expected=limit)
+        state = await self._enclave.link.ask_extension(
+            key_hash, units=asked.units, reason=asked.reason
+        )
+        await exchange.answer(200, _extension(state))
+
+    async def _extension(self, exchange: Exchange) -> None:
+        key_hash = exchange.key_hash()
+        seconds = _seconds(exchange.scope.get("query_string", b""))
+        self._enclave.lent()
+        await exchange.body(SMALL_BODY_BYTES_MAX)
+        state = await self._enclave.link.query_extension(key_hash)
+        if state.status == "open" and seconds > 0:
+            async with _unless_gone(exchange):
+                decided = await self._enclave.extensions.wait(key_hash, seconds=seconds)
+                state = decided or await self._enclave.link.query_extension(key_hash)
+        await exchange.answer(200, _extension(state))
+
+    async def _receipt(self, exchange: Exchange) -> None:
+        receipt_id = exchange.scope["path"].rpartition("/")[2]
+        found = self._enclave.receipts.find(exchange.key_hash(), receipt_id)
+        await exchange.answer(200, to_json(found))
+
+    async def _health(self, exchange: Exchange) -> None:
+        enclave = self._enclave
+        state = {
+            "state": enclave.state.value,
+            "instance": enclave.instance,
+            "loan": enclave.settings.loan,
+            "simulated": enclave.machine.attester.simulated,
+        }
+        status = 200 if enclave.state is State.SERVING else 503
+        await exchange.answer(status, to_json(state))
+
+
+async def _stream(
+    exchange: Exchange,
+    wanted: openai.Generation,
+    frame: openai.Frame,
+    run: Run,
+    pieces: AsyncGenerator[str, None],
+) -> None:
+    """Server-sent events; nothing is sent before the first piece, so a refusal still has its status."""
+    async for piece in pieces:
+        if not exchange.started:
+            await exchange.start(200, EVENTS, _receipt(run))
+            await exchange.write(frame.opening())
+        await exchange.write(frame.piece(piece))
+    if not exchange.started:
+        await exchange.start(200, EVENTS, _receipt(run))
+    await exchange.write(frame.closing(run.reason, run.code))
+    if wanted.include_usage:
+        await exchange.write(frame.usage(run.counts))
+    await exchange.finish(openai.DONE, run)
+
+
+@asynccontextmanager
+async def _unless_gone(exchange: Exchange) -> AsyncIterator[None]:
+    """Cancel the block when the client hangs up; what was made until then is paid. Raises _Gone."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            watch = tasks.create_task(exchange.until_gone())
+            yield
+            watch.cancel()
+    except* _Gone:
+        gone = True
+    except* LeaseholdError as failures:
+        raise failures.exceptions[0] from None
+    else:
+        gone = False
+    if gone:
+        raise _Gone
+
+
+def _check_model(lent: Lent, name: str) -> None:
+    if name != lent.terms.model.name:
+        raise UnknownModel(got=name, expected=lent.terms.model.name)
+
+
+def _read(body: bytes, kind: type[T]) -> T:
+    try:
+        return from_json(body, kind)
+    except BadMessage as cause:
+        raise BadRequest(about="request body", got=cause.got) from cause
+
+
+def _receipt(run: Run) -> tuple[bytes, bytes]:
+    return (b"leasehold-receipt-id", run.receipt_id.encode())
+
+
+def _extension(state: ExtensionState) -> bytes:
+    return to_json(
+        ExtensionAnswer(state.request, state.status, state.asked, state.approved, state.reason)
+    )
+
+
+def _seconds(query: bytes) -> float:
+    """The `wait` of a long poll in seconds. Raises BadRequest."""
+    asked = parse_qs(query.decode("latin-1")).get("wait", ["0"])[-1]
+    try:
+        seconds = float(asked)
+    except ValueError as cause:
+        raise BadRequest(about="wait", got=asked, expected="seconds") from cause
+    if not 0 <= seconds <= WAIT_SECONDS_MAX:
+        raise BadRequest(about="wait", got=asked, expected=f"0 to {WAIT_SECONDS_MAX} seconds")
+    return seconds

@@ -1,0 +1,210 @@
+"""One request from admission to receipt: reserve, serve, settle. The only caller of the engine.
+
+Spec: docs/spec/metering.md, M-6; docs/spec/receipts.md.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from leasehold.core import frames
+from leasehold.core.crypto import Entropy
+from leasehold.core.messages import ReceiptAnswer
+from leasehold.core.meter import Meter, Ticket
+from leasehold.core.receipts import SALT_BYTES, Receipt, content_mac, head, sign_receipt
+from leasehold.core.tariff import Work
+from leasehold.core.units import Clock, Units
+from leasehold.enclave.gate import Gate
+from leasehold.enclave.host import InferenceHost
+from leasehold.enclave.link import Lent
+from leasehold.enclave.openai import Counts, Embedding, Generation
+from leasehold.enclave.prover import InstanceKeys
+from leasehold.errors import BudgetExhausted, InputTooLong, UnknownThing
+
+RECEIPTS_PER_KEY_MAX: Final = 1024
+RECEIPT_KEYS_MAX: Final = 4096
+_GUESSED_BYTES_PER_TOKEN: Final = 3  # for the first reservation; the engine counts before it serves
+
+
+@dataclass(slots=True)
+class Receipts:
+    """The receipts of this instance, kept for those who asked, and forgotten with it (R-4)."""
+
+    keys: InstanceKeys
+    loan: str
+    instance: str
+    simulated: bool
+    clock: Clock
+    entropy: Entropy
+    _kept: OrderedDict[bytes, deque[tuple[str, ReceiptAnswer]]] = field(default_factory=OrderedDict)
+
+    def issue(self, run: Run, *, response: bytes) -> None:
+        """R-1 to R-3: sign what this run cost, chained to the lease's last receipt."""
+        salt = self.entropy(SALT_BYTES)
+        purse = run.ticket.purse
+        receipt = Receipt(
+            id=run.receipt_id,
+            instance=self.instance,
+            loan=self.loan,
+            model_digest=run.lent.terms.model.digest,
+            evidence_digest=run.lent.evidence_digest,
+            lease=purse.lease,
+            previous=purse.receipt_head,
+            units=run.ticket.spent,
+            input_tokens=run.counts.input_tokens,
+            output_tokens=run.counts.output_tokens,
+            request_mac=content_mac(salt, "request", run.request),
+            response_mac=content_mac(salt, "response", response),
+            time=self.clock.now(),
+            simulated=self.simulated,
+        )
+        signed = sign_receipt(self.keys.statement, receipt)
+        purse.receipt_head = head(signed)
+        kept = self._kept.setdefault(purse.key_hash, deque(maxlen=RECEIPTS_PER_KEY_MAX))
+        self._kept.move_to_end(purse.key_hash)
+        kept.append((run.receipt_id, ReceiptAnswer(signed, salt)))
+        while len(self._kept) > RECEIPT_KEYS_MAX:
+            self._kept.popitem(last=False)
+
+    def find(self, key_hash: bytes, receipt_id: str) -> ReceiptAnswer:
+        """R-4: a receipt, for the key that it was issued to. Raises UnknownThing."""
+        for kept_id, answer in self._kept.get(key_hash, ()):
+            if kept_id == receipt_id:
+                return answer
+        raise UnknownThing(about="receipt", got=receipt_id)
+
+
+@dataclass(slots=True)
+class Run:
+    """A request under way. `reason` and `code` tell how it ended, `counts` what was charged.
+
+    Call `book` once the whole response is known, before its last byte leaves: then the receipt can be
+    asked for as soon as the answer has arrived.
+    """
+
+    ticket: Ticket
+    lent: Lent
+    request: bytes
+    receipt_id: str
+    receipts: Receipts
+    counts: Counts = field(default_factory=lambda: Counts(0, 0))
+    reason: str = ""
+    code: str | None = None
+    booked: bool = False
+
+    def book(self, response: bytes | bytearray) -> None:
+        """Issue the receipt of what was spent; the second call does nothing."""
+        if not self.booked and self.ticket.spent:
+            self.receipts.issue(self, response=bytes(response))
+        self.booked = True
+
+
+@dataclass(slots=True)
+class Works:
+    """Runs requests against the engine under tickets."""
+
+    gate: Gate
+    meter: Meter
+    host: InferenceHost
+    receipts: Receipts
+    clock: Clock
+    entropy: Entropy
+    block_tokens: int
+
+    @asynccontextmanager
+    async def generating(
+        self, wanted: Generation, *, lent: Lent, key_hash: bytes, request: bytes
+    ) -> AsyncIterator[tuple[Run, AsyncGenerator[str, None]]]:
+        """M-6: admitted and with its input paid; iterate the pieces, each paid before it is yielded.
+
+        Leaving the block cancels what still runs and settles; what was spent stays spent. Raises the
+        refusals of `Gate.admitted`, InputTooLong, WorkerFailed; in the middle LoanStopped, LeaseLapsed.
+        """
+        tariff, longest = lent.terms.tariff, self.host.loaded.longest_token_bytes
+        floor = -(-wanted.prompt_bytes // longest)
+        guess = wanted.prompt_bytes // _GUESSED_BYTES_PER_TOKEN + 1
+        least = tariff.cost(Work(requests=1, input_tokens=floor, output_tokens=1))
+        want = tariff.cost(Work(requests=1, input_tokens=guess, output_tokens=self.block_tokens))
+        async with self._run(key_hash, least, Units(max(least, want)), lent, request) as run:
+            room = await self._enter(run, wanted)
+            async with aclosing(self._pieces(run, wanted, room)) as pieces:
+                yield run, pieces
+
+    @asynccontextmanager
+    async def embedding(
+        self, wanted: Embedding, *, lent: Lent, key_hash: bytes, request: bytes
+    ) -> AsyncIterator[tuple[Run, frames.Embedded]]:
+        """M-6: indivisible work is reserved and paid whole before it starts. Raises as above."""
+        tariff, rows = lent.terms.tariff, len(wanted.texts)
+        size = sum(len(text.encode()) for text in wanted.texts)
+        floor = -(-size // self.host.loaded.longest_token_bytes)
+        least = tariff.cost(Work(requests=1, input_tokens=floor, rows=rows))
+        async with self._run(key_hash, least, least, lent, request) as run:
+            tokens = await self.host.count(frames.Texts(wanted.texts))
+            units = tariff.cost(Work(requests=1, input_tokens=tokens, rows=rows))
+            await self.gate.hold(run.ticket, units)
+            self.meter.spend(run.ticket, units, now=self.clock.monotonic())
+            run.counts = Counts(tokens, 0)
+            found = await self.host.embed(wanted.texts)
+            yield run, found
+
+    @asynccontextmanager
+    async def _run(
+        self, key_hash: bytes, least: Units, want: Units, lent: Lent, request: bytes
+    ) -> AsyncIterator[Run]:
+        async with self.gate.admitted(key_hash, least=least, want=want) as ticket:
+            run = Run(ticket, lent, request, f"receipt-{self.entropy(16).hex()}", self.receipts)
+            try:
+                yield run
+            finally:
+                run.book(b"")  # where it ended badly: the units are spent, so they have a receipt
+
+    async def _pieces(self, run: Run, wanted: Generation, room: int) -> AsyncGenerator[str, None]:
+        limit = min(wanted.max_tokens, room)
+        stream = self.host.generate(wanted.prompt, max_tokens=limit, sampling=wanted.sampling)
+        async with aclosing(stream):
+            async for frame in stream:
+                match frame:
+                    case frames.Done(reason=reason):
+                        run.reason = str(reason)
+                    case frames.Token(text=text):
+                        if not await self._pay(run, frame):
+                            return
+                        if text:
+                            yield text
+
+    async def _enter(self, run: Run, wanted: Generation) -> int:
+        """Charge the input, counted by the engine; tells how many tokens of output fit."""
+        tariff, context = run.lent.terms.tariff, self.host.loaded.context_tokens
+        tokens = await self.host.count(wanted.prompt)
+        if tokens >= context:
+            raise InputTooLong(about="input tokens", got=tokens, expected=f"< {context}")
+        entry = tariff.cost(Work(requests=1, input_tokens=tokens))
+        one = tariff.cost(Work(output_tokens=1))
+        await self.gate.hold(run.ticket, Units(entry + one))
+        self.meter.spend(run.ticket, entry, now=self.clock.monotonic())
+        run.counts = Counts(tokens, 0)
+        return context - tokens
+
+    async def _pay(self, run: Run, frame: frames.Token) -> bool:
+        """Take the units for one frame before its text leaves; False where the budget ends."""
+        tariff = run.lent.terms.tariff
+        size = len(frame.text.encode())
+        tokens = max(frame.count, -(-size // self.host.loaded.longest_token_bytes))
+        units = tariff.cost(Work(output_tokens=tokens))
+        if run.ticket.held < units:
+            try:
+                await self.gate.hold(run.ticket, units)
+            except BudgetExhausted as refusal:
+                run.reason, run.code = str(frames.Reason.LENGTH), refusal.code
+                return False
+        self.meter.spend(run.ticket, units, now=self.clock.monotonic())
+        run.counts = Counts(run.counts.input_tokens, run.counts.output_tokens + tokens)
+        block = tariff.cost(Work(output_tokens=self.block_tokens))
+        if run.ticket.held < block // 2:
+            self.gate.hold_ahead(run.ticket, block)
+        return True

@@ -1,0 +1,112 @@
+"""Byte ranges of one URL over HTTP/1.1, straight into the caller's memory, with retry and resume.
+
+The standard library's client on blocking sockets: one connection per calling thread, kept open.
+Refuses to know what the bytes are; whoever reads them must be able to tell whether they are right.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Final
+from urllib.parse import urlsplit
+
+from leasehold.errors import BadSetting, ModelUnreachable
+from leasehold.net.tls import TlsContext
+
+ATTEMPTS: Final = 5  # in a row without one new byte
+TIMEOUT_SECONDS: Final = 30.0  # of silence
+_PAUSE_SECONDS: Final = 0.25  # doubled at each failure: 4 seconds before giving up
+_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
+
+
+class RangeReader:
+    """Reads one resource by ranges; safe to use from several threads.
+
+    `context` is for https; http needs none, because sealed bytes are safe on any wire.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        context: TlsContext | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+        attempts: int = ATTEMPTS,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Nothing is connected yet. Raises BadSetting where the URL is not one of http or https."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise BadSetting(
+                about="address of a model", got=url, expected="http://... or https://..."
+            )
+        if parts.scheme == "https" and context is None:
+            raise BadSetting(about="address of a model", got=url, expected="a CA for https")
+        self.name = url
+        self._context = context if parts.scheme == "https" else None
+        self._host, self._port = parts.hostname, parts.port
+        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._timeout, self._attempts, self._sleep = timeout, attempts, sleep
+        self._mine = threading.local()
+
+    def read_into(self, offset: int, out: memoryview) -> int:
+        """Fill `out` with the bytes from `offset` on; tells how long the whole resource is.
+
+        What was received before a failure is kept. Raises ModelUnreachable after `attempts` failures
+        in a row, or at once where the server will not answer ranges.
+        """
+        done, failures = 0, 0
+        while True:
+            before = done
+            try:
+                with self._ask(offset + done, len(out) - done) as response:
+                    total = self._check(response, offset + done, len(out) - done)
+                    while done < len(out):
+                        got = response.readinto(out[done:])
+                        if not got:
+                            raise HTTPException("the body ended early")
+                        done += got
+                return total
+            except (OSError, HTTPException) as cause:
+                self.close()
+                failures = 1 if done > before else failures + 1
+                if failures >= self._attempts:
+                    raise ModelUnreachable(about=self.name, got=cause or type(cause)) from cause
+                self._sleep(_PAUSE_SECONDS * 2 ** (failures - 1))
+
+    def close(self) -> None:
+        """Close the calling thread's connection; another call opens a new one."""
+        connection: HTTPConnection | None = getattr(self._mine, "connection", None)
+        if connection is not None:
+            connection.close()
+
+    def _ask(self, start: int, length: int) -> HTTPResponse:
+        connection: HTTPConnection | None = getattr(self._mine, "connection", None)
+        if connection is None:
+            connection = self._connection()
+            self._mine.connection = connection
+        headers = {"Range": f"bytes={start}-{start + length - 1}", "Accept-Encoding": "identity"}
+        connection.request("GET", self._target, headers=headers)
+        return connection.getresponse()
+
+    def _connection(self) -> HTTPConnection:
+        if self._context is None:
+            return HTTPConnection(self._host, self._port, timeout=self._timeout)
+        return HTTPSConnection(self._host, self._port, timeout=self._timeout, context=self._context)
+
+    def _check(self, response: HTTPResponse, start: int, length: int) -> int:
+        """The resource's whole length, if the answer is exactly the range that was asked for."""
+        if response.status >= 500 or response.status in (408, 429):
+            raise HTTPException(f"status {response.status}")
+        found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        first, last, total = map(int, found.groups()) if found else (0, 0, 0)
+        if response.status == 206 and (first, last) == (start, start + length - 1):
+            return total
+        self.close()
+        got = f"status {response.status}, bytes {first}-{last}"
+        expected = f"206, bytes {start}-{start + length - 1}"
+        raise ModelUnreachable(about=self.name, got=got, expected=expected)

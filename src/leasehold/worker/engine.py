@@ -1,0 +1,47 @@
+"""The port that every engine implements. Engines run in the worker, or in a test's own process.
+
+Spec: docs/spec/worker.md, W-11. Refuses to know frames' wire form, processes and budgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from leasehold.core.frames import (
+    Done,
+    Embed,
+    Embedded,
+    Generate,
+    Input,
+    Loaded,
+    MemoryFile,
+    Settings,
+)
+
+Emit = Callable[[str, int], bool]
+"""Takes text and the number of tokens it stands for (0: only asking); answers whether to go on."""
+
+
+class Engine(Protocol):
+    """One model, loaded once; every method but `load` may be called by many threads at a time."""
+
+    def load(self, files: Sequence[MemoryFile], settings: Settings) -> Loaded:
+        """Load from memory: `fd` is readable, nothing is ever at a path. Raises BadModel."""
+
+    def count(self, what: Input) -> int:
+        """Tokens that the input takes, without computing on it. Raises UnsupportedParameter."""
+
+    def generate(self, request: Generate, emit: Emit) -> Done:
+        """Make at most `max_tokens` tokens, calling `emit` for each, and between batches of prefill.
+
+        The sum of the emitted counts is the Done's `output_tokens`. After `emit` answered False
+        nothing more is emitted and the reason is CANCELLED.
+        Raises InputTooLong, BadRequest, UnsupportedParameter, WorkerFailed.
+        """
+
+    def embed(self, request: Embed, go_on: Callable[[], bool]) -> Embedded:
+        """One vector for each text; where `go_on` says no, between batches, WorkerFailed.
+
+        Raises InputTooLong, UnsupportedParameter, WorkerFailed.
+        """

@@ -1,0 +1,186 @@
+"""The worker: takes one model and then requests from the governor, over one inherited socket.
+
+Spec: docs/spec/worker.md, W-1 to W-7. Refuses to know keys, budgets and who asks.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import entry_points
+from typing import Final, NoReturn, assert_never
+
+from msgspec.structs import replace
+
+from leasehold.core import frames
+from leasehold.core.frames import Done, Failed, Fault, LoadFailed, Reason, Token
+from leasehold.core.units import KIB
+from leasehold.errors import BadMessage, BadModel, LeaseholdError, WorkerFailed
+from leasehold.worker import sandbox
+from leasehold.worker.engine import Engine
+
+ENTRY_POINTS: Final = "leasehold.engines"
+READ_BYTES: Final = 256 * KIB  # what one read takes at most; the kernel's buffer is about as large
+COUNTING_THREADS: Final = 2  # admission must not wait behind generations
+EXIT_STATUS_BUG: Final = 70  # EX_SOFTWARE of sysexits.h
+
+FindEngine = Callable[[str], Engine]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve the socket that `--fd` names until the governor closes it. Gives the exit status."""
+    match arguments:
+        case ["--fd", number] if number.isdecimal():
+            return serve(int(number))
+        case _:
+            raise SystemExit("usage: python -I -m leasehold.worker --fd N")
+
+
+def find_engine(name: str) -> Engine:
+    """Import the engine of that name, and no other. Raises WorkerFailed."""
+    for found in entry_points(group=ENTRY_POINTS, name=name):
+        try:
+            make: Callable[[], Engine] = found.load()
+        except (ImportError, AttributeError) as cause:
+            raise WorkerFailed(about=f"engine {name}", got=cause) from cause
+        return make()
+    raise WorkerFailed(about="engine", got=name, expected="an installed entry point")
+
+
+def serve(descriptor: int, find: FindEngine = find_engine) -> int:
+    """Load what the first frame names, then answer requests. Gives the exit status."""
+    wire = socket.socket(fileno=descriptor)
+    deframer = frames.Deframer(frames.TO_WORKER)
+    order, files = _receive_order(wire, deframer)
+    try:
+        report = sandbox.isolate()  # before imports: libraries start threads
+        engine = find(order.engine)
+        report += sandbox.confine()  # after imports: no file can be opened from here on
+        loaded = engine.load(files, order.settings)
+    except LeaseholdError as refusal:
+        fault = Fault.BAD_MODEL if isinstance(refusal, BadModel) else Fault.ENGINE
+        wire.sendall(frames.encode(LoadFailed(fault)))
+        return 1
+    wire.sendall(frames.encode(replace(loaded, layers=report.layers, absent=report.absent)))
+    Service(wire, engine, order.settings.slots).run(deframer)
+
+
+def _receive_order(
+    wire: socket.socket, deframer: frames.Deframer[frames.ToWorker]
+) -> tuple[frames.Load, list[frames.MemoryFile]]:
+    """W-5: the Load frame and the descriptors that came with it. Raises BadMessage."""
+    orders: list[frames.ToWorker] = []
+    descriptors: list[int] = []
+    while not orders:
+        data, received, _, _ = socket.recv_fds(wire, READ_BYTES, frames.FILES_MAX)
+        descriptors += received
+        if not data:
+            raise SystemExit(0)  # the governor went away
+        orders = deframer.feed(data)
+    order = orders[0]
+    if not isinstance(order, frames.Load) or len(orders) > 1:
+        raise BadMessage(about="first frame", got=type(order).__name__, expected="Load, alone")
+    if len(descriptors) != len(order.files):
+        raise BadMessage(about="files", got=len(descriptors), expected=len(order.files))
+    pairs = zip(order.files, descriptors, strict=True)
+    return order, [frames.MemoryFile(info.name, info.size, fd) for info, fd in pairs]
+
+
+class Service:
+    """Runs requests on threads and writes what they give, one frame at a time."""
+
+    def __init__(self, wire: socket.socket, engine: Engine, slots: int) -> None:
+        """Serve an engine that has loaded."""
+        self._wire, self._engine = wire, engine
+        self._writing = threading.Lock()
+        self._working = ThreadPoolExecutor(slots, "work")
+        self._counting = ThreadPoolExecutor(COUNTING_THREADS, "count")
+        self._waiting: dict[int, Future[None]] = {}
+        self._cancelled: set[int] = set()
+
+    def run(self, deframer: frames.Deframer[frames.ToWorker]) -> NoReturn:
+        """Read until the governor closes its end; then go at once, whatever still runs."""
+        while data := self._wire.recv(READ_BYTES):
+            for frame in deframer.feed(data):
+                self._take(frame)
+        os._exit(0)
+
+    def _take(self, frame: frames.ToWorker) -> None:
+        match frame:
+            case frames.Count():
+                self._counting.submit(self._work, frame)
+            case frames.Generate() | frames.Embed():
+                self._waiting[frame.id] = self._working.submit(self._work, frame)
+            case frames.Cancel():
+                self._cancel(frame.id)
+            case frames.Load():
+                raise BadMessage(about="frame", got="Load", expected="one Load only")
+            case _:
+                assert_never(frame)
+
+    def _cancel(self, request: int) -> None:
+        future = self._waiting.get(request)
+        if future is None:
+            return  # its answer crossed this frame
+        if future.cancel():
+            del self._waiting[request]
+            self._send(Done(request, Reason.CANCELLED, 0, 0))
+        else:
+            self._cancelled.add(request)
+            if request not in self._waiting:
+                self._cancelled.discard(request)
+
+    def _work(self, frame: frames.Count | frames.Generate | frames.Embed) -> None:
+        answered = False
+        try:
+            self._send(self._answer(frame))
+            answered = True
+        except LeaseholdError as refusal:
+            self._send(_failed(frame.id, refusal))
+            answered = True
+        finally:
+            self._waiting.pop(frame.id, None)
+            self._cancelled.discard(frame.id)
+            if not answered:  # a bug: an executor would hide it, and the request would hang
+                os._exit(EXIT_STATUS_BUG)
+
+    def _answer(self, frame: frames.Count | frames.Generate | frames.Embed) -> frames.ToGovernor:
+        match frame:
+            case frames.Count():
+                return frames.Counted(frame.id, self._engine.count(frame.input))
+            case frames.Embed():
+                return self._engine.embed(frame, lambda: frame.id not in self._cancelled)
+            case frames.Generate():
+                return self._engine.generate(
+                    frame, lambda text, count: self._emit(frame.id, text, count)
+                )
+
+    def _emit(self, request: int, text: str, count: int) -> bool:
+        """W-4: send the tokens, in frames of 16 at most; the text goes with the last."""
+        while count > frames.GROUP_TOKENS_MAX:
+            self._send(Token(request, "", frames.GROUP_TOKENS_MAX))
+            count -= frames.GROUP_TOKENS_MAX
+        if count:
+            self._send(Token(request, text, count))
+        return request not in self._cancelled
+
+    def _send(self, frame: frames.ToGovernor) -> None:
+        data = frames.encode(frame)
+        with self._writing:
+            try:
+                self._wire.sendall(data)
+            except OSError:
+                os._exit(0)  # the governor went away; there is nobody to tell
+
+
+def _failed(request: int, refusal: LeaseholdError) -> Failed:
+    """W-3: a code and numbers. No prose: it could carry a prompt into a log."""
+    known = {fault.value: fault for fault in Fault}
+    got, limit = (
+        value if isinstance(value, int) and 0 <= value <= frames.CONTEXT_TOKENS_MAX else 0
+        for value in (refusal.got, refusal.expected)
+    )
+    return Failed(request, known.get(refusal.code, Fault.ENGINE), got, limit)

@@ -1,0 +1,1 @@
+"""The verifier against simulated machines: honest, broken and hostile."""

@@ -1,0 +1,1 @@
+"""Consumers against good and bad enclaves, in one process."""

@@ -1,0 +1,98 @@
+"""Measure the trusted base: what a clean interpreter loads to be an enclave, in lines.
+
+    python tools/tcb.py            print the table
+    python tools/tcb.py --write    and write it to TCB.txt
+
+A fresh interpreter imports the module that `leasehold enclave run` runs, then reports its modules. Lines
+are lines of code: blanks, comments and docstrings do not run. Third-party distributions are counted by
+all the Python lines they loaded; compiled extensions are listed by name, since lines would say nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import subprocess
+import sys
+import tokenize
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TARGET = ROOT / "TCB.txt"
+OWN_LINES_MAX = 3000
+DISTRIBUTIONS_MAX = 10
+PROBE = """
+import json, sys
+import leasehold.enclave.process
+found = {n: getattr(m, '__file__', None) for n, m in list(sys.modules.items())}
+print(json.dumps({n: f for n, f in found.items() if f}))
+"""
+
+
+def loaded_modules() -> dict[str, Path]:
+    """Module name to file, of a clean interpreter that is ready to be an enclave."""
+    command = [sys.executable, "-I", "-B", "-c", PROBE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {name: Path(file) for name, file in json.loads(done.stdout).items()}
+
+
+def code_lines(path: Path) -> int:
+    """Lines that hold code: no blank lines, no comments, no docstrings."""
+    text = path.read_text(encoding="utf-8")
+    lines: set[int] = set()
+    skipped = (
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENCODING,
+        tokenize.ENDMARKER,
+    )
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in skipped:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            if isinstance(node.value.value, str):
+                lines -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(lines)
+
+
+def measure() -> str:
+    """The table as text."""
+    owners = packages_distributions()
+    own: dict[str, int] = {}
+    others: dict[str, tuple[int, set[str]]] = {}
+    for name, path in sorted(loaded_modules().items()):
+        top = name.partition(".")[0]
+        if top == "leasehold":
+            own[name] = code_lines(path)
+        elif "site-packages" in str(path):
+            owner = owners.get(top, [top])[0]
+            lines, compiled = others.get(owner, (0, set()))
+            if path.suffix == ".py":
+                lines += code_lines(path)
+            else:
+                compiled = compiled | {name}
+            others[owner] = (lines, compiled)
+    rows = [
+        "# The trusted base of the governor, in loaded lines of code. `make tcb` writes this file.",
+        "",
+    ]
+    rows += [f"{lines:7} {name}" for name, lines in own.items()]
+    rows += [f"{sum(own.values()):7} own lines (aim: at most {OWN_LINES_MAX})", ""]
+    for owner, (lines, compiled) in sorted(others.items()):
+        note = f"  + compiled: {', '.join(sorted(compiled))}" if compiled else ""
+        rows.append(f"{lines:7} {owner}{note}")
+    rows.append(f"{len(others):7} third-party distributions (aim: at most {DISTRIBUTIONS_MAX})")
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    table = measure()
+    print(table, end="")
+    if "--write" in sys.argv:
+        TARGET.write_text(table, encoding="utf-8")
