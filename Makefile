@@ -27,4 +27,28 @@ lock:  ## resolve requirements/*.in again (needs uv)
 	uv pip compile -q --generate-hashes --python-version 3.11 --universal --no-emit-index-url \
 	  --custom-compile-command "make lock" requirements/enclave.in -o requirements/enclave.txt
 
-.PHONY: help setup lock
+check: $(STAMP)  ## style, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: $(STAMP) check  ## everything that CI checks
+	$(BIN)/pytest
+
+demo: $(STAMP)  ## lend two real models on this machine and take them back, step by step
+	$(BIN)/python -m demo $(ARGS)
+
+tcb: $(STAMP)  ## measure the trusted base and write TCB.txt
+	$(BIN)/python tools/tcb.py --write
+
+evidence: $(STAMP)  ## replay real attestation evidence: make evidence DIR=...
+	$(BIN)/python tools/evidence.py $(DIR)
+
+docs: $(STAMP)  ## write the generated pages again
+	$(BIN)/python tools/errors_doc.py
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) demo-run .mypy_cache .ruff_cache .pytest_cache
+
+.PHONY: help setup lock check test demo tcb evidence docs clean

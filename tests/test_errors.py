@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from http import HTTPStatus
-from pathlib import Path
 
 import pytest
+from tools import errors_doc
 
 from leasehold.cli import exit_code
 from leasehold.errors import (
@@ -20,9 +19,6 @@ from leasehold.errors import (
     WrongBinding,
     codes,
 )
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
-import errors_doc
 
 KINDS = (Malformed, Unproven, Refused, Unavailable)
 

@@ -14,9 +14,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from leasehold.attest.collateral import HeldCollateral, parse_collateral
+from leasehold.attest.collateral import CollateralStore, HeldCollateral
 from leasehold.attest.dcap import CHAIN_LENGTH
 from leasehold.attest.pck import parse_pck
+from leasehold.attest.pcs import Ca, Collateral, Facts, Tee, parse_collateral, read_facts
 from leasehold.attest.quote import parse_quote
 from leasehold.attest.reference import SGX_DEBUG, Simulated, Waiver
 from leasehold.attest.sgx import authenticate, check_tcb
@@ -66,14 +67,16 @@ class Result:
     detail: str
 
 
-class Everything:
-    """Gives the one set of a case, whatever is asked for: which set fits is the case's to say."""
+class OnlyOne:
+    """Gives the one set of a case, whatever is asked for: whether it fits is the verifier's to say."""
 
-    def __init__(self, held: HeldCollateral) -> None:
-        self._facts = held._facts
+    def __init__(self, collateral: Collateral) -> None:
+        self._facts = read_facts(collateral)
 
-    def find(self, **_: str) -> Any:
-        return self._facts[0]
+    def find(self, *, fmspc: str, ca: Ca, tee: Tee) -> Facts:
+        """The set of this case."""
+        del fmspc, ca, tee
+        return self._facts
 
 
 def replay(case: Path) -> Iterator[Result]:
@@ -89,9 +92,9 @@ def replay(case: Path) -> Iterator[Result]:
 def check_parse(case: Path, expected: dict[str, dict[str, Any]]) -> Result:
     """Our parsers read the recorded fields out of the main file."""
     quote = parse_quote((case / "quote.bin").read_bytes())
-    chain = read_chain(quote.chain_pem, count=CHAIN_LENGTH, about=case, error=BadEvidence)
+    chain = read_chain(quote.chain_pem, count=CHAIN_LENGTH, about=case.name, error=BadEvidence)
     pck, report = parse_pck(chain[0].sgx_extension), quote.report
-    got = {
+    got: dict[str, dict[str, Any]] = {
         "header": {
             "version": quote.version,
             "att_key_type": quote.key_type,
@@ -155,13 +158,16 @@ def check_verdict(case: Path, expected: dict[str, Any]) -> Result:
     simulated = None
     if "trust_anchor" in expected:
         root = read_chain(
-            (case / expected["trust_anchor"]).read_bytes(), count=1, about=case, error=BadEvidence
+            (case / expected["trust_anchor"]).read_bytes(),
+            count=1,
+            about=case.name,
+            error=BadEvidence,
         )
         simulated = Simulated(root[0].sha256)
     try:
-        names = [expected["collateral"]] if "collateral" in expected else []
-        held = HeldCollateral(parse_collateral((case / name).read_bytes()) for name in names)
-        store = Everything(held) if names else held
+        store: CollateralStore = HeldCollateral(())
+        if "collateral" in expected:
+            store = OnlyOne(parse_collateral((case / expected["collateral"]).read_bytes()))
         seen = authenticate((case / file).read_bytes(), store, simulated=simulated, now=now)
     except LeaseholdError as error:
         return _refused(what, expected, error)

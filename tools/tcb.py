@@ -16,26 +16,42 @@ import json
 import subprocess
 import sys
 import tokenize
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "TCB.txt"
 OWN_LINES_MAX = 3000
 DISTRIBUTIONS_MAX = 10
-PROBE = """
+SOURCE = ROOT / "src"
+LOCK = ROOT / "requirements" / "enclave.txt"
+PLACE = Path(sys.prefix) / "tcb"  # an environment with nothing but the enclave's own lock
+PROBE = f"""
 import json, sys
+sys.path.insert(0, {str(SOURCE)!r})
 import leasehold.enclave.process
-found = {n: getattr(m, '__file__', None) for n, m in list(sys.modules.items())}
-print(json.dumps({n: f for n, f in found.items() if f}))
+found = {{n: getattr(m, '__file__', None) for n, m in list(sys.modules.items())}}
+print(json.dumps({{n: f for n, f in found.items() if f}}))
 """
 
 
 def loaded_modules() -> dict[str, Path]:
     """Module name to file, of a clean interpreter that is ready to be an enclave."""
-    command = [sys.executable, "-I", "-B", "-c", PROBE]
+    command = [str(_interpreter()), "-I", "-B", "-c", PROBE]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return {name: Path(file) for name, file in json.loads(done.stdout).items()}
+
+
+def _interpreter() -> Path:
+    """Python with the enclave's locked dependencies and nothing else; made when the lock changed."""
+    made, stamp = PLACE / "bin" / "python", PLACE / "lock"
+    if not stamp.exists() or stamp.read_bytes() != LOCK.read_bytes():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", PLACE], check=True)
+        pip = [sys.executable, "-m", "pip", "--python", str(made), "--disable-pip-version-check"]
+        locked = ["install", "-q", "--no-deps", "--require-hashes", "-r", str(LOCK)]
+        subprocess.run([*pip, *locked], check=True)
+        stamp.write_bytes(LOCK.read_bytes())
+    return made
 
 
 def code_lines(path: Path) -> int:
@@ -63,15 +79,20 @@ def code_lines(path: Path) -> int:
 
 def measure() -> str:
     """The table as text."""
-    owners = packages_distributions()
+    modules = loaded_modules()
+    owners = {
+        top: dist.name
+        for dist in distributions(path=[str(next(PLACE.glob("lib/python*/site-packages")))])
+        for top in {str(file).partition("/")[0].partition(".")[0] for file in dist.files or ()}
+    }
     own: dict[str, int] = {}
     others: dict[str, tuple[int, set[str]]] = {}
-    for name, path in sorted(loaded_modules().items()):
+    for name, path in sorted(modules.items()):
         top = name.partition(".")[0]
         if top == "leasehold":
             own[name] = code_lines(path)
         elif "site-packages" in str(path):
-            owner = owners.get(top, [top])[0]
+            owner = owners.get(top, top)
             lines, compiled = others.get(owner, (0, set()))
             if path.suffix == ".py":
                 lines += code_lines(path)

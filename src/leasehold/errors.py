@@ -564,6 +564,14 @@ class Internal(Unavailable):
     do = "Look at the server's log at this time; nothing more is said here."
 
 
+class Internal(Unavailable):
+    """This program made a mistake of its own."""
+
+    code = "internal"
+    status = 500
+    do = "Report it with the time it happened; the program's log names where, and says nothing more."
+
+
 class PortInUse(Unavailable):
     """Another program already listens at this address."""
 

@@ -20,7 +20,7 @@ def test_all_fields_are_found() -> None:
     assert (pck.ppid, pck.fmspc, pck.pce_id) == (b"p" * 16, b"family", bytes(2))
     assert (pck.cpu_svn, pck.pce_svn, pck.sgx_type) == (bytes([2] * 16), 13, 1)
     assert pck.platform_instance_id == b"i" * 16
-    assert not (pck.dynamic_platform or pck.cached_keys or pck.smt_enabled)
+    assert (pck.dynamic_platform, pck.cached_keys, pck.smt_enabled) == (False, False, False)
     assert parse_pck(SIMPLE).platform_instance_id is None
 
 

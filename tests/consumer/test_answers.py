@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +32,7 @@ STREAM = (
 def test_portions_do_not_matter(cuts: list[int]) -> None:
     reader = StreamReader("receipt-1", b"asked")
     places = [0, *sorted(cuts), len(STREAM)]
-    parts = [STREAM[start:end] for start, end in zip(places, places[1:], strict=False)]
+    parts = [STREAM[start:end] for start, end in pairwise(places)]
     pieces = [piece for part in parts for piece in reader.feed(part)]
     assert pieces == ["Twelve", " éggs"]
     answer = reader.finish()

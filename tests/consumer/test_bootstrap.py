@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from consumer.conftest import Serve
-from consumer.world import FakeEnclave, Response, World
+from consumer.world import Response, World
 from leasehold.consumer.address import Address, parse_address
 from leasehold.consumer.bootstrap import ANSWER_BYTES_MAX, AsyncBootstrap, Bootstrap
 from leasehold.core.encoding import b64
@@ -62,31 +62,14 @@ def test_nobody_there(serve: Serve) -> None:
         Bootstrap(Address("127.0.0.1", port)).fetch(NONCE)
 
 
-class Babbler(FakeEnclave):
-    """Answers with something of its own."""
-
-    answer = Response(200, [])
-
-    def respond(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Response:
-        """Whatever was asked."""
-        return self.answer
-
-
-def _babbler(world: World, answer: Response) -> Babbler:
-    honest = world.enclave()
-    babbler = Babbler(world, honest.tls, honest.certificate, honest.statement)
-    babbler.answer = answer
-    return babbler
-
-
 def test_an_endless_answer_is_not_read_to_its_end(world: World, serve: Serve) -> None:
-    server = serve(_babbler(world, Response(200, [b"x" * (ANSWER_BYTES_MAX + 2)])))
+    server = serve(world.enclave(babbles=Response(200, [b"x" * (ANSWER_BYTES_MAX + 2)])))
     with pytest.raises(BadEvidence):
         Bootstrap(parse_address(server.address)).fetch(NONCE)
 
 
 def test_an_answer_that_is_no_refusal_of_ours(world: World, serve: Serve) -> None:
-    server = serve(_babbler(world, Response(418, [b"<html>teapot</html>"])))
+    server = serve(world.enclave(babbles=Response(418, [b"<html>teapot</html>"])))
     with pytest.raises(Unavailable) as caught:
         Bootstrap(parse_address(server.address)).fetch(NONCE)
     assert "418" in caught.value.message

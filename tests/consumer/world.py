@@ -75,7 +75,7 @@ class World:
     """One custodian who lends to one machine. `entropy` is seeded, so every run is the same."""
 
     entropy: SeededEntropy = field(default_factory=lambda: SeededEntropy("consumer world"))
-    clock: TurnedClock = field(default_factory=TurnedClock)
+    clock: Any = field(default_factory=TurnedClock)
     situation: Situation = GOOD
     custodian: SigningKey = field(init=False)
     machine: Machine = field(init=False)
@@ -162,6 +162,7 @@ class FakeEnclave:
     neighbours: int = 0
     alter: Callable[[EvidenceAnswer], EvidenceAnswer] = lambda answer: answer
     refuses: LeaseholdError | None = None
+    babbles: Response | None = None
     words: Sequence[str] = WORDS
     cuts_stream: bool = False
     code: str | None = None
@@ -220,6 +221,8 @@ class FakeEnclave:
     def respond(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Response:
         """Answer one request."""
         target, _, query = path.partition("?")
+        if self.babbles is not None:
+            return self.babbles
         try:
             if (method, target) == ("POST", "/leasehold/evidence"):
                 return self._evidence(body)

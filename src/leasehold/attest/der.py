@@ -6,9 +6,8 @@ callers walk down, so nesting costs no recursion.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from leasehold.core.units import KIB
 from leasehold.errors import BadEvidence
@@ -29,8 +28,7 @@ class Tag(IntEnum):
     SEQUENCE = 0x30
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(NamedTuple):  # not a dataclass: a PCK certificate has a hundred of them
     """One tag and its content octets, not yet interpreted."""
 
     tag: int

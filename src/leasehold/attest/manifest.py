@@ -86,7 +86,7 @@ def parse_manifest(signed: bytes, *, now: Instant, custodian_root: bytes | None 
 
     `custodian_root` is the 32-byte key that the caller trusts. Without it the file's own key counts:
     then the file itself, obtained by a way the caller trusts, is what the caller trusts.
-    Raises BadManifest, BadSignature, WrongCustodian, ManifestExpired.
+    Raises BadManifest, BadSignature, BadMessage (no base64), WrongCustodian, ManifestExpired.
     """
     if len(signed) > MANIFEST_BYTES_MAX:  # M-1
         raise BadManifest(about="size", got=len(signed), expected=f"<= {MANIFEST_BYTES_MAX} bytes")

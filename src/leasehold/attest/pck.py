@@ -7,6 +7,7 @@ Source: Intel SGX PCK Certificate and CRL Profile Specification, section 3.5 (OI
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from leasehold.attest.der import (
@@ -26,6 +27,7 @@ _ARC: Final = bytes.fromhex("2a864886f84d010d01")  # the same, as DER content oc
 _PPID, _TCB, _PCE_ID, _FMSPC, _SGX_TYPE, _INSTANCE, _CONFIGURATION = (
     bytes((n,)) for n in range(1, 8)
 )
+_KEPT: Final = 256  # machines come back with every attestation
 _PCE_SVN, _CPU_SVN = b"\x11", b"\x12"
 
 
@@ -45,6 +47,7 @@ class Pck:
     smt_enabled: bool
 
 
+@lru_cache(maxsize=_KEPT)
 def parse_pck(extension: bytes | None) -> Pck:
     """V-4: read the extension's DER. Raises BadEvidence; unknown OIDs below Intel's are passed over."""
     if extension is None:

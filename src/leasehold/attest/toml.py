@@ -44,7 +44,7 @@ def _value(value: object) -> str:
         case str():
             # JSON's escapes are TOML's; only DEL must be escaped in TOML and not in JSON.
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        case datetime():
+        case datetime() if value.tzinfo is not None:
             return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
         case list() | tuple():
             return "[" + ", ".join(_value(item) for item in value) + "]"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -20,6 +21,7 @@ from leasehold.core.units import Instant
 from leasehold.errors import LeaseholdError
 
 _SGX_EXTENSION: Final = ObjectIdentifier("1.2.840.113741.1.13.1")
+_KEPT: Final = 256  # machines and their authorities come back with every attestation
 # What `cryptography` raises for certificates that it cannot read (its documentation, X.509 reference).
 _UNREADABLE: Final = (
     ValueError,
@@ -68,13 +70,18 @@ def read_chain(
         certificates = x509.load_pem_x509_certificates(pem)
         if len(certificates) != count:
             raise error(about=about, got=len(certificates), expected=f"{count} certificates")
-        return tuple(_facts(certificate) for certificate in certificates)
+        return tuple(
+            _facts(certificate.public_bytes(serialization.Encoding.DER))
+            for certificate in certificates
+        )
     except _UNREADABLE as cause:
         raise error(about=about, got=str(cause), expected="readable certificates") from cause
 
 
-def _facts(certificate: x509.Certificate) -> Certificate:
-    der = certificate.public_bytes(serialization.Encoding.DER)
+@lru_cache(maxsize=_KEPT)
+def _facts(der: bytes) -> Certificate:
+    """The facts of one certificate, which depend on its bytes alone."""
+    certificate = x509.load_der_x509_certificate(der)
     spki = certificate.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )

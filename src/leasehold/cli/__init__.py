@@ -64,6 +64,25 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "operator": Entry(
         "leasehold.cli.operator:command", "Manage who may operate a custodian.", "custodian"
     ),
+    "collateral": Entry(
+        "leasehold.cli.manifest:collateral", "Keep what vendors say of machines.", "custodian"
+    ),
+    "loan": Entry("leasehold.cli.operator:loan", "Lend models.", "custodian"),
+    "consumer": Entry(
+        "leasehold.cli.operator:consumer", "Enrol consumers, hand out API keys.", "custodian"
+    ),
+    "grant": Entry("leasehold.cli.operator:grant", "Give consumers budgets.", "custodian"),
+    "requests": Entry(
+        "leasehold.cli.watch:requests", "Decide what consumers ask for.", "custodian"
+    ),
+    "stop": Entry(
+        "leasehold.cli.stop:stop", "Stop a consumer, an enclave, a loan or all.", "custodian"
+    ),
+    "resume": Entry("leasehold.cli.stop:resume", "Show stops in force; lift one.", "custodian"),
+    "usage": Entry("leasehold.cli.watch:usage", "Show what was consumed.", "custodian"),
+    "instances": Entry(
+        "leasehold.cli.watch:instances", "Show the enclaves that attested.", "custodian"
+    ),
     "enclave": Entry("leasehold.cli.enclave:command", "Run an enclave (the borrower).", "enclave"),
     "audit": Entry("leasehold.cli.audit:command", "Check the custodian's audit log.", "custodian"),
 }

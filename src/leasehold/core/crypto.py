@@ -195,9 +195,13 @@ class Aead:
     def __init__(self, key: bytes) -> None:
         self._cipher = AESGCM(key)
 
-    def seal(self, nonce: bytes, data: bytes | memoryview, associated: bytes = b"") -> bytes:
+    def seal(self, nonce: bytes, data: bytes, associated: bytes = b"") -> bytes:
         """Ciphertext ‖ 16-byte tag."""
         return self._cipher.encrypt(nonce, data, associated)
+
+    def seal_into(self, nonce: bytes, data: memoryview | bytes, out: memoryview) -> None:
+        """Write ciphertext ‖ tag to `out`, which is 16 bytes longer than `data`."""
+        self._cipher.encrypt_into(nonce, data, None, out)
 
     def open_into(self, nonce: bytes, data: memoryview | bytes, out: memoryview) -> bool:
         """Decrypt `data` (ciphertext ‖ tag) into `out` (16 bytes shorter); False where it is not authentic."""

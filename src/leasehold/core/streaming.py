@@ -61,12 +61,12 @@ class Stream:
         self._last = segment_count(size) - 1
         self.header, self.size = header, size
 
-    def seal_segment(self, index: int, plaintext: bytes | memoryview) -> bytes:
-        """Segment `index` as it lies in the stream, without the stream header.
+    def seal_segment(self, index: int, plaintext: bytes | memoryview, out: memoryview) -> None:
+        """Write segment `index` to `out`, 16 bytes longer: as it lies in the stream, after its header.
 
         A segment is sealed once: another plaintext under the same index would repeat a nonce.
         """
-        return self._aead.seal(self._nonce(index), plaintext)
+        self._aead.seal_into(self._nonce(index), plaintext, out)
 
     def open_segment(self, index: int, ciphertext: memoryview, out: memoryview) -> None:
         """Authenticate one segment and write its plaintext to `out`, which is 16 bytes shorter.

@@ -21,7 +21,6 @@ from leasehold.custodian.service import Custodian
 from leasehold.errors import (
     BadMessage,
     ChannelClosed,
-    EvidenceExpired,
     LeaseholdError,
     Unavailable,
     UnknownThing,
@@ -109,12 +108,12 @@ def parse_message(data: bytes) -> FromEnclave:
 async def attend(custodian: Custodian, instance: str, channel: Channel) -> None:
     """Serve a channel whose other end has proved to be `instance`, until it ends; closes it.
 
-    An instance whose evidence does not count any more is told so first.
+    An instance that the ledger does not know, after a restore for one, is told to attest again.
     """
     session = _Session(custodian, instance, channel)
     try:
         pushes = await custodian.subscribe(instance)
-    except (EvidenceExpired, UnknownThing) as problem:
+    except UnknownThing as problem:
         again = AttestAgain(Problem(problem.code, problem.message))
         with suppress(ChannelClosed):
             await channel.send(to_json(again))

@@ -17,27 +17,51 @@ from leasehold.core.messages import (
     StopProof,
 )
 from leasehold.core.units import Instant
-from leasehold.custodian.ledger import asks, extensions, instances, reports
+from leasehold.custodian.ledger import asks, extensions, instances, reports, stops
 from leasehold.custodian.store.port import Tx
-from leasehold.errors import LoanStopped
+from leasehold.errors import EvidenceExpired, LeaseholdError, LoanStopped
 
 
-def check_current(tx: Tx, *, now: Instant, instance: str) -> None:
-    """N-4: raise EvidenceExpired or UnknownThing unless the evidence behind the channel still counts."""
+def refusal_of(tx: Tx, *, now: Instant, instance: str) -> LeaseholdError | None:
+    """N-4: why the evidence behind a channel does not count any more, or None where it does.
+
+    A stopped instance may go on speaking: its last reports are wanted, and leases the ledger itself
+    refuses it. Raises UnknownThing.
+    """
     try:
         instances.check_speaks(tx, now=now, instance=instance)
+    except EvidenceExpired as refusal:
+        return refusal
     except LoanStopped:
-        # Its closing reports and its proof of stop are wanted; leases are refused by the ledger itself.
-        return
+        return None
+    return None
+
+
+def orders_for(tx: Tx, instance: str) -> tuple[stops.Stop, ...]:
+    """The stops that an instance must obey, oldest first.
+
+    What a stop found running stays stopped, also where the stop was lifted since (N-7); a lifted stop
+    of a consumer is over.
+    """
+    return tuple(
+        stop
+        for stop in reversed(stops.list_stops(tx))
+        if (stop.lifted is None or stop.scope != "consumer")
+        and instance in stops.audience(tx, stop=stop.id)
+    )
 
 
 def decide(tx: Tx, *, now: Instant, instance: str, message: FromEnclave) -> FromCustodian:
     """The answer to one message, with all that it changes.
 
-    Raises EvidenceExpired, UnknownThing, BadMessage, BadSignature; for extension requests also
-    UnknownKey and Conflict.
+    Closing reports and proofs of stop only ever give rights back and carry the instance's own
+    signature, so they count whatever became of its evidence. Raises EvidenceExpired, UnknownThing,
+    BadMessage, BadSignature; for extension requests also UnknownKey and Conflict.
     """
-    check_current(tx, now=now, instance=instance)
+    if not isinstance(message, LeaseClose | StopProof):
+        refusal = refusal_of(tx, now=now, instance=instance)
+        if refusal is not None:
+            raise refusal
     match message:
         case Heartbeat(sequence=sequence, usage=usage):
             reports.report_usage(tx, now=now, instance=instance, usage=usage)

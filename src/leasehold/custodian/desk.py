@@ -1,4 +1,4 @@
-"""The operators' desk: what every endpoint below `/operator/` does, as a table.
+"""The operators' desk: what the endpoints for models, loans, consumers and grants do, as a table.
 
 Spec: docs/spec/custodian-api.md. Each handler reads one strict record, runs one act under the
 operator's name, and returns a record. Refuses to know HTTP and certificates.
@@ -6,7 +6,6 @@ operator's name, and returns a record. Refuses to know HTTP and certificates.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,20 +14,12 @@ from typing import Final, TypeVar
 import msgspec
 
 from leasehold.core.encoding import from_json
+from leasehold.core.units import Instant
 from leasehold.custodian import records
-from leasehold.custodian.ledger import (
-    audit,
-    consumers,
-    extensions,
-    grants,
-    instances,
-    loans,
-    stops,
-    usage,
-)
+from leasehold.custodian.ledger import consumers, grants, loans
 from leasehold.custodian.ledger.operators import Operator
 from leasehold.custodian.release import read_header
-from leasehold.custodian.service import Custodian, NewLoan, is_complete
+from leasehold.custodian.service import Custodian, NewLoan
 from leasehold.custodian.settings import Settings
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import BadRequest, Conflict, UnknownThing
@@ -224,16 +215,18 @@ async def revoke_key(desk: Desk, call: Call) -> object:
 async def list_grants(desk: Desk, call: Call) -> object:
     """Budgets."""
     want = call.ask(records.GrantQuery)
-    return await desk.custodian.look(
+    found = await desk.custodian.look(
         lambda tx: grants.list_grants(tx, loan=want.loan, consumer=want.consumer)
     )
+    return [records.view_grant(one) for one in found]
 
 
 async def create_grant(desk: Desk, call: Call) -> object:
     """A budget for a consumer under a loan."""
     new = call.read(records.GrantOrder)
-    return await desk.custodian.change(
-        lambda tx, now: grants.create_grant(
+
+    def act(tx: Tx, now: Instant) -> grants.Grant:
+        return grants.create_grant(
             tx,
             now=now,
             operator=call.operator,
@@ -241,14 +234,16 @@ async def create_grant(desk: Desk, call: Call) -> object:
             consumer=new.consumer,
             units=new.units,
         )
-    )
+
+    return records.view_grant(await desk.custodian.change(act))
 
 
 async def change_grant(desk: Desk, call: Call) -> object:
     """Add to a budget, or take back what is available."""
     new = call.read(records.GrantOrder)
-    return await desk.custodian.change(
-        lambda tx, now: grants.change_grant(
+
+    def act(tx: Tx, now: Instant) -> grants.Grant:
+        return grants.change_grant(
             tx,
             now=now,
             operator=call.operator,
@@ -256,7 +251,8 @@ async def change_grant(desk: Desk, call: Call) -> object:
             consumer=new.consumer,
             units=new.units,
         )
-    )
+
+    return records.view_grant(await desk.custodian.change(act))
 
 
 async def list_key_caps(desk: Desk, call: Call) -> object:
@@ -264,130 +260,19 @@ async def list_key_caps(desk: Desk, call: Call) -> object:
     loan = call.ask(records.ByLoan).loan
     if loan is None:
         raise BadRequest(about="query", expected="loan=NAME")
-    return await desk.custodian.look(lambda tx: grants.list_key_caps(tx, loan=loan))
+    found = await desk.custodian.look(lambda tx: grants.list_key_caps(tx, loan=loan))
+    return [records.view_key_cap(one) for one in found]
 
 
 async def cap_key(desk: Desk, call: Call) -> object:
     """Bound what one key may use."""
     new = call.read(records.KeyCapOrder)
-    return await desk.custodian.change(
-        lambda tx, now: grants.cap_key(
-            tx, now=now, operator=call.operator, loan=new.loan, key=new.key, units=new.units
+    return records.view_key_cap(
+        await desk.custodian.change(
+            lambda tx, now: grants.cap_key(
+                tx, now=now, operator=call.operator, loan=new.loan, key=new.key, units=new.units
+            )
         )
-    )
-
-
-# Extension requests ----------------------------------------------------------------------------------
-
-
-async def list_requests(desk: Desk, call: Call) -> object:
-    """Extension requests, newest first."""
-    want = call.ask(records.RequestQuery)
-    return await desk.custodian.look(
-        lambda tx: extensions.list_requests(tx, status=want.status, loan=want.loan)
-    )
-
-
-async def approve(desk: Desk, call: Call) -> object:
-    """Approve all or part."""
-    units = call.read(records.Approval).units
-    return _decided(await desk.custodian.approve(call.operator, call.number, units))
-
-
-async def deny(desk: Desk, call: Call) -> object:
-    """Deny, with a reason for the consumer."""
-    reason = call.read(records.Why).reason
-    return _decided(await desk.custodian.deny(call.operator, call.number, reason))
-
-
-def _decided(decision: extensions.Decision) -> records.DecisionView:
-    budget = grants.budget_of(decision.budget)
-    return records.DecisionView(decision.request, budget, decision.cap_limits)
-
-
-# Stops -----------------------------------------------------------------------------------------------
-
-
-async def list_stops(desk: Desk, call: Call) -> object:
-    """Stops, newest first."""
-    active = call.ask(records.StopQuery).active
-    return await desk.custodian.look(lambda tx: stops.list_stops(tx, active=active))
-
-
-async def order_stop(desk: Desk, call: Call) -> object:
-    """Stop, and say how far it has come."""
-    new = call.read(records.StopCommand)
-    stop = await desk.custodian.stop(call.operator, new.scope, new.target, new.reason)
-    return _progress(desk, await desk.custodian.look(lambda tx: stops.progress(tx, stop=stop.id)))
-
-
-async def show_progress(desk: Desk, call: Call) -> object:
-    """How far a stop has come; waits for news where asked to."""
-    want, stop = call.ask(records.ProgressQuery), call.number
-    with suppress(TimeoutError):
-        async with asyncio.timeout(want.wait):
-            found = await desk.custodian.await_progress(stop, proved=want.proved)
-            return _progress(desk, found)
-    return _progress(desk, await desk.custodian.look(lambda tx: stops.progress(tx, stop=stop)))
-
-
-async def lift_stop(desk: Desk, call: Call) -> object:
-    """Resume."""
-    reason, stop = call.read(records.Why).reason, call.number
-    return await desk.custodian.change(
-        lambda tx, now: stops.lift(tx, now=now, operator=call.operator, stop=stop, reason=reason)
-    )
-
-
-def _progress(desk: Desk, found: stops.Progress) -> records.ProgressView:
-    now = desk.custodian.ports.clock.now()
-    return records.view_progress(found, complete=is_complete(found), now=now)
-
-
-# What happened ---------------------------------------------------------------------------------------
-
-
-async def show_usage(desk: Desk, call: Call) -> object:
-    """Consumption, added up."""
-    want = call.ask(records.UsageQuery)
-    return await desk.custodian.look(lambda tx: usage.rows(tx, by=want.by, loan=want.loan))
-
-
-async def list_instances(desk: Desk, call: Call) -> object:
-    """Instances, newest first."""
-    want = call.ask(records.InstanceQuery)
-    found = await desk.custodian.look(
-        lambda tx: instances.list_instances(tx, loan=want.loan, state=want.state)
-    )
-    listening = set(desk.custodian.listeners.names())
-    return [records.view_instance(one, connected=one.id in listening) for one in found]
-
-
-async def list_appraisals(desk: Desk, call: Call) -> object:
-    """The latest appraisals, accepted and refused."""
-    want = call.ask(records.AppraisalQuery)
-    return await desk.custodian.look(
-        lambda tx: instances.list_appraisals(tx, loan=want.loan, count=want.count)
-    )
-
-
-async def show_audit(desk: Desk, call: Call) -> object:
-    """A part of the audit log."""
-    want = call.ask(records.AuditQuery)
-    return await desk.custodian.look(
-        lambda tx: records.AuditPage(
-            size=audit.head(tx)[0],
-            leaves=audit.leaves(tx, start=want.start, count=want.count),
-            entries=audit.entries(tx, start=want.start, count=want.count),
-        )
-    )
-
-
-async def show_checkpoint(desk: Desk, _call: Call) -> object:
-    """A signed checkpoint of the audit log as it is now."""
-    key, origin = desk.settings.audit, desk.settings.origin
-    return await desk.custodian.look(
-        lambda tx: records.CheckpointView(audit.checkpoint(tx, origin=origin, key=key))
     )
 
 
@@ -411,16 +296,4 @@ ENDPOINTS: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/operator/grants/change", change_grant),
     ("GET", "/operator/key-caps", list_key_caps),
     ("POST", "/operator/key-caps", cap_key),
-    ("GET", "/operator/requests", list_requests),
-    ("POST", "/operator/requests/{id}/approve", approve),
-    ("POST", "/operator/requests/{id}/deny", deny),
-    ("GET", "/operator/stops", list_stops),
-    ("POST", "/operator/stops", order_stop),
-    ("GET", "/operator/stops/{id}", show_progress),
-    ("POST", "/operator/stops/{id}/lift", lift_stop),
-    ("GET", "/operator/usage", show_usage),
-    ("GET", "/operator/instances", list_instances),
-    ("GET", "/operator/appraisals", list_appraisals),
-    ("GET", "/operator/audit", show_audit),
-    ("GET", "/operator/audit/checkpoint", show_checkpoint),
 )

@@ -15,7 +15,7 @@ from leasehold.core.tariff import Tariff
 from leasehold.core.units import MINUTE, Duration, Instant, Units
 from leasehold.custodian.ledger.audit import Entry
 from leasehold.custodian.ledger.extensions import Request
-from leasehold.custodian.ledger.grants import budget_of
+from leasehold.custodian.ledger.grants import Grant, KeyCap, budget_of
 from leasehold.custodian.ledger.instances import Instance, State
 from leasehold.custodian.ledger.loans import Loan
 from leasehold.custodian.ledger.operators import Role
@@ -213,6 +213,22 @@ class LoanView(_Record, frozen=True):
     manifest: bytes
 
 
+class GrantView(_Record, frozen=True):
+    """A consumer's budget under a loan."""
+
+    loan: str
+    consumer: str
+    budget: Budget
+
+
+class KeyCapView(_Record, frozen=True):
+    """What one key may use of its consumer's grant."""
+
+    loan: str
+    key: str
+    budget: Budget
+
+
 class InstanceView(_Record, frozen=True):
     """An instance; `simulated` and `findings` are from its verdict, `connected` is whether it listens now."""
 
@@ -282,6 +298,16 @@ def view_loan(loan: Loan) -> LoanView:
         budget=budget_of(loan.budget),
         manifest=loan.manifest,
     )
+
+
+def view_grant(grant: Grant) -> GrantView:
+    """A grant without what only the ledger needs."""
+    return GrantView(grant.loan, grant.consumer, budget_of(grant.budget))
+
+
+def view_key_cap(cap: KeyCap) -> KeyCapView:
+    """A key's cap without what only the ledger needs."""
+    return KeyCapView(cap.loan, cap.key, budget_of(cap.budget))
 
 
 def view_instance(instance: Instance, *, connected: bool) -> InstanceView:

@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Final
 
 from leasehold.core.crypto import Entropy, SigningKey, is_equal
 from leasehold.core.sealed import (
@@ -36,6 +36,7 @@ from leasehold.core.sealed import (
 from leasehold.core.streaming import (
     KEY_BYTES,
     SEGMENT_BYTES,
+    TAG_BYTES,
     new_stream_header,
     plain_range,
     segment_count,
@@ -44,8 +45,6 @@ from leasehold.errors import AlreadyExists, BadModel, BadSealedModel, FileTroubl
 
 Progress = Callable[[int, int], None]
 """Is told how many bytes are done and how many there are."""
-
-_HASHED_AT_ONCE: Final = SEGMENT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ def seal_folder(
     start, model = write_header(header, root_key)
     opened = OpenModel(model, key)
     with _trouble(out), _appearing(out) as target:
-        target.write(start)
+        _write(target, start)
         for position, file in enumerate(names):
             _encrypt(folder / file, opened, position, target, meter)
     return Sealed(model, key)
@@ -118,7 +117,7 @@ def verify_sealed(
 
     Raises BadSealedModel, BadSignature, WrongModelKey, FileTrouble.
     """
-    with _trouble(path), path.open("rb", buffering=0) as source:
+    with _trouble(path), FileIO(path, "rb") as source:
         size = parse_preamble(source.read(PREAMBLE_BYTES))
         model = check_header(source.read(size), root_public=root_public)
         opened = OpenModel(model, model_key)
@@ -129,7 +128,8 @@ def verify_sealed(
         buffer, scratch = bytearray(SPAN_BYTES_MAX), memoryview(bytearray(SEGMENT_BYTES))
         for span in spans(model):
             view = memoryview(buffer)[: span.length]
-            _fill(source, view)
+            if not _is_filled(source, view):
+                raise BadSealedModel(about=path.name, got="its end", expected="more bytes")
             for _, plain in opened.open_span(span, view, scratch):
                 digests[span.file].update(plain)
                 meter.add(len(plain))
@@ -172,49 +172,53 @@ def _names(folder: Path) -> list[str]:
 def _hash(path: Path, size: int, meter: _Meter) -> bytes:
     if size > FILE_BYTES_MAX:
         raise BadModel(about=path.name, got=size, expected=f"<= {FILE_BYTES_MAX} bytes")
-    digest = hashlib.sha256()
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(SEGMENT_BYTES))
     with _opened(path) as source:
-        while data := source.read(_HASHED_AT_ONCE):
-            digest.update(data)
-            meter.add(len(data))
+        while got := source.readinto(buffer):
+            digest.update(buffer[:got])
+            meter.add(got)
         if source.tell() != size:
             raise BadModel(about=path.name, got="a file that changes", expected="a file at rest")
     return digest.digest()
 
 
-def _encrypt(path: Path, opened: OpenModel, file: int, target: BinaryIO, meter: _Meter) -> None:
+def _encrypt(path: Path, opened: OpenModel, file: int, target: FileIO, meter: _Meter) -> None:
     """One file's stream. It is hashed again: the header is signed already, and must stay true."""
     stream, record = opened.stream(file), opened.model.header.files[file]
     digest = hashlib.sha256()
-    target.write(stream.header)
+    buffer, sealed = memoryview(bytearray(SEGMENT_BYTES)), memoryview(bytearray(SEGMENT_BYTES))
+    _write(target, stream.header)
     with _opened(path) as source:
         for index in range(segment_count(record.size)):
             start, end = plain_range(record.size, index)
-            data = source.read(end - start)
-            digest.update(data)
-            target.write(stream.seal_segment(index, data))
-            meter.add(len(data))
+            plain = buffer[: end - start]
+            if not _is_filled(source, plain):
+                break
+            digest.update(plain)
+            out = sealed[: len(plain) + TAG_BYTES]
+            stream.seal_segment(index, plain, out)
+            _write(target, out)
+            meter.add(len(plain))
         if source.read(1) or not is_equal(digest.digest(), record.sha256):
             raise BadModel(about=path.name, got="a file that changes", expected="a file at rest")
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> Iterator[FileIO]:
     """A file to read, never through a link that appeared since it was listed."""
     with _trouble(path):
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb") as source:
+        with FileIO(handle, "rb") as source:
             yield source
 
 
 @contextmanager
-def _appearing(path: Path) -> Iterator[BinaryIO]:
+def _appearing(path: Path) -> Iterator[FileIO]:
     """A file that gets its name when it is complete and on the disk; until then it may vanish."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as target:
+        with FileIO(handle, "wb") as target:
             yield target
-            target.flush()
             os.fsync(target.fileno())
         os.rename(temporary, path)
     except BaseException:
@@ -228,13 +232,20 @@ def _appearing(path: Path) -> Iterator[BinaryIO]:
         os.close(folder)
 
 
-def _fill(source: BinaryIO, view: memoryview) -> None:
-    """Read exactly as many bytes as fit. Raises BadSealedModel where the file ends before."""
+def _is_filled(source: FileIO, view: memoryview) -> bool:
+    """Read exactly as many bytes as fit; False where the file ends before."""
     while view:
-        got = source.readinto(view)  # type: ignore[attr-defined]
+        got = source.readinto(view)
         if not got:
-            raise BadSealedModel(about="file", got="its end", expected=f"{len(view)} more bytes")
+            return False
         view = view[got:]
+    return True
+
+
+def _write(target: FileIO, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[target.write(view) :]
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from leasehold.core.statements import Signed, sign
 from leasehold.core.tariff import Tariff
 from leasehold.core.units import MINUTE, Clock, Duration, Instant, Units, after
 from leasehold.custodian.appraise import Accepted, appraise, describe, loan_of
-from leasehold.custodian.decide import check_current, decide
+from leasehold.custodian.decide import decide, orders_for, refusal_of
 from leasehold.custodian.ledger import (
     epoch,
     extensions,
@@ -189,25 +189,25 @@ class Custodian:
     async def subscribe(self, instance: str) -> Pushes:
         """N-4: what this instance is to be told from now on, beginning with the stops that concern it.
 
-        Closes the pushes of an earlier channel. Raises UnknownThing, EvidenceExpired.
+        Where its evidence does not count any more it is told to attest again; until then all it can
+        do is report. Closes the pushes of an earlier channel. Raises UnknownThing.
         """
         now = self.ports.clock.now()
 
-        def look(tx: Tx) -> tuple[str, tuple[stops.Stop, ...]]:
-            check_current(tx, now=now, instance=instance)
-            found = instances.show_instance(tx, instance)
-            # What a stop found running stays stopped, also when the stop was lifted since (N-7).
-            orders = stops.list_stops(tx, active=found.state != "stopping")
-            return found.loan, tuple(s for s in orders if instance in stops.audience(tx, stop=s.id))
+        def look(tx: Tx) -> tuple[str, LeaseholdError | None, tuple[stops.Stop, ...]]:
+            loan = instances.show_instance(tx, instance).loan
+            return loan, refusal_of(tx, now=now, instance=instance), orders_for(tx, instance)
 
         pushes = Pushes(instance)
         # Listen before looking: a stop that becomes durable in between is told twice, never not at all.
         self.listeners.add(pushes)
         try:
-            pushes.loan, orders = await self.ports.store.read(look)
+            pushes.loan, refusal, orders = await self.ports.store.read(look)
         except LeaseholdError:
             self.unsubscribe(pushes)
             raise
+        if refusal is not None:
+            pushes.put(AttestAgain(_problem(refusal)))
         for stop in orders:
             pushes.put(self._stop_order(stop))
         return pushes

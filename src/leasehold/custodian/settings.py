@@ -106,8 +106,8 @@ class Settings:
 
     @property
     def origin(self) -> str:
-        """The name of the audit log (C2SP tlog-checkpoint): the custodian's name and its root key."""
-        return f"{self.names[0]}/leasehold/{self.keys.root.public.hex()[:16]}"
+        """The name of the audit log (C2SP tlog-checkpoint): it follows the root key, not an address."""
+        return f"leasehold/{self.keys.root.public.hex()[:16]}"
 
     @property
     def ledger(self) -> Path:
@@ -138,7 +138,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int
     listen: str
     address: str
-    names: tuple[str, ...]
+    names: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     certificate_minutes: Minutes
     operators: dict[str, Role]
 
@@ -201,8 +201,6 @@ def add_operator(
 def read(folder: Path) -> Settings:
     """The settings of a folder that `init` made. Raises BadSetting, FileTrouble."""
     file = _read_file(folder)
-    if not file.names or not file.operators:
-        raise BadSetting(about="custodian.toml", expected="at least one name and one operator")
     return Settings(
         folder=folder,
         listen=parse_place(file.listen),
@@ -212,6 +210,32 @@ def read(folder: Path) -> Settings:
         audit=SigningKey.load(read_seed(folder / "audit.key", ED25519_BYTES)),
         operators=file.operators,
         rules=Rules(certificate_life=Duration(file.certificate_minutes * MINUTE)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What an operator needs to reach a custodian: where it is, its TLS name, its CA, a certificate."""
+
+    address: Place
+    name: str
+    ca: str
+    certificate: str
+    key: TlsKey
+
+
+def read_credentials(folder: Path, operator: str) -> Credentials:
+    """An operator's part of a folder: `custodian.toml`, `ca.pem` and `operators/NAME.*` are enough.
+
+    Raises BadSetting, FileTrouble.
+    """
+    file = _read_file(folder)
+    return Credentials(
+        address=parse_place(file.address),
+        name=file.names[0],
+        ca=read_text(folder / "ca.pem"),
+        certificate=read_text(folder / "operators" / f"{operator}.pem"),
+        key=read_tls_key(folder / "operators" / f"{operator}.key"),
     )
 
 

@@ -225,4 +225,3 @@ class Enclave:
 
     def _move(self, event: Event) -> None:
         self.state = advance(self.state, event)
-

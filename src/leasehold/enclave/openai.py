@@ -61,9 +61,7 @@ class _ChatRequest(_Common, frozen=True, kw_only=True):
 
 
 class _TextRequest(_Common, frozen=True, kw_only=True):
-    prompt: (
-        str | Annotated[list[int], Meta(min_length=1)] | Annotated[list[str], Meta(max_length=1)]
-    )
+    prompt: str | Annotated[list[str | int], Meta(min_length=1, max_length=1 << 20)]
 
 
 class _EmbeddingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,11 +127,13 @@ def parse_text(body: bytes) -> Generation:
             return _generation(
                 "text", request, frames.Text(text), len(text.encode()), request.max_tokens
             )
-        case [*ids] if ids and all(isinstance(token, int) for token in ids):
-            tokens = frames.Tokens(tuple(int(token) for token in ids))
-            return _generation("text", request, tokens, len(ids), request.max_tokens)
+        case list(items):
+            ids = tuple(item for item in items if isinstance(item, int) and 0 <= item < 1 << 31)
+            if len(ids) != len(items):
+                raise BadRequest(about="prompt", expected="one text, or token ids")
+            return _generation("text", request, frames.Tokens(ids), len(ids), request.max_tokens)
         case other:
-            raise BadRequest(about="prompt", got=other, expected="a text or token ids")
+            raise BadRequest(about="prompt", got=other, expected="one text, or token ids")
 
 
 def parse_embedding(body: bytes) -> Embedding:

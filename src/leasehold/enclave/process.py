@@ -59,7 +59,7 @@ async def run_instance(hints: Hints) -> None:
     settings = parse_settings(_read(hints.configuration))
     attester = open_attester(settings.attester, hints.platform)
     clock, entropy = SystemClock(), os.urandom
-    log = JsonLog(simulated=attester.simulated)
+    log = JsonLog(clock, simulated=attester.simulated)
     tls = TlsKey.make(entropy)
     keys = InstanceKeys(tls, enclave_certificate(tls, entropy=entropy), SigningKey.make(entropy))
     enclave: Enclave

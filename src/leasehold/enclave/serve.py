@@ -34,6 +34,7 @@ from leasehold.errors import (
     BadRequest,
     BodyTooLarge,
     BudgetExhausted,
+    Internal,
     LeaseholdError,
     NoModelYet,
     TooBusy,
@@ -59,13 +60,13 @@ class _Gone(Exception):
 class Exchange:
     """One HTTP request and what was answered to it so far."""
 
-    __slots__ = ("_enclave", "_receive", "_send", "response", "scope", "started")
+    __slots__ = ("_enclave", "_receive", "_send", "finished", "response", "scope", "started")
 
     def __init__(
         self, enclave: Enclave, scope: Mapping[str, Any], receive: Receive, send: Send
     ) -> None:
         self._enclave, self.scope, self._receive, self._send = enclave, scope, receive, send
-        self.started = False
+        self.started = self.finished = False
         self.response = bytearray()
 
     def header(self, name: bytes) -> str | None:
@@ -111,6 +112,7 @@ class Exchange:
         self.response += data
         if run is not None:
             run.book(self.response)
+        self.finished = True
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
     async def answer(
@@ -121,10 +123,9 @@ class Exchange:
         await self.finish(body, run)
 
     async def until_gone(self) -> None:
-        """Raise _Gone when the client hangs up; the body must have been read."""
+        """Return when the client hangs up; the body must have been read."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        raise _Gone
 
 
 class Application:
@@ -155,6 +156,9 @@ class Application:
             return
         except LeaseholdError as error:
             await self._refuse(exchange, error)
+        except Exception as mistake:  # noqa: BLE001 - its text may hold a prompt, and the host reads logs
+            self._enclave.machine.log.event("mistake", code=type(mistake).__name__)
+            await self._refuse(exchange, Internal())
 
     def _find(self, exchange: Exchange) -> Callable[[Exchange], Awaitable[None]]:
         method, path = exchange.scope["method"], exchange.scope["path"]
@@ -335,7 +339,8 @@ async def _stream(
     async for piece in pieces:
         if not exchange.started:
             await exchange.start(200, EVENTS, _receipt(run))
-            await exchange.write(frame.opening())
+            if wanted.kind == "chat":
+                await exchange.write(frame.opening())
         await exchange.write(frame.piece(piece))
     if not exchange.started:
         await exchange.start(200, EVENTS, _receipt(run))
@@ -348,19 +353,25 @@ async def _stream(
 @asynccontextmanager
 async def _unless_gone(exchange: Exchange) -> AsyncIterator[None]:
     """Cancel the block when the client hangs up; what was made until then is paid. Raises _Gone."""
+    working = asyncio.current_task()
+    watching = asyncio.create_task(exchange.until_gone())
+    gone = False
+
+    def hang_up(watch: asyncio.Task[None]) -> None:
+        nonlocal gone
+        if working is not None and not watch.cancelled() and not exchange.finished:
+            gone = True
+            working.cancel()
+
+    watching.add_done_callback(hang_up)
     try:
-        async with asyncio.TaskGroup() as tasks:
-            watch = tasks.create_task(exchange.until_gone())
-            yield
-            watch.cancel()
-    except* _Gone:
-        gone = True
-    except* LeaseholdError as failures:
-        raise failures.exceptions[0] from None
-    else:
-        gone = False
-    if gone:
-        raise _Gone
+        yield
+    except asyncio.CancelledError:
+        if gone and working is not None and working.uncancel() == 0:
+            raise _Gone from None
+        raise
+    finally:
+        watching.cancel()
 
 
 def _check_model(lent: Lent, name: str) -> None:

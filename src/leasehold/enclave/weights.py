@@ -1,6 +1,6 @@
 """Loads a sealed model: ciphertext from anywhere, plaintext to the engine's memory, all or nothing.
 
-Spec: docs/spec/sealed-model.md, S-7 and S-11 to S-13. No source is trusted: one that fails or lies is
+Spec: docs/spec/sealed-model.md, S-7, S-11 to S-13, and why not more: S-14. No source is trusted: one that fails or lies is
 dropped, and the next goes on from the same place. Refuses to know what memory a sink gives.
 """
 
@@ -37,7 +37,7 @@ from leasehold.errors import (
     WrongModel,
 )
 
-THREADS: Final = 4  # two saturate local memory; more hide a network's round trips
+THREADS_MAX: Final = 4  # two or three saturate memory; more would only hold more buffers
 CANCEL_SECONDS_MAX: Final = 2.0
 _T = TypeVar("_T")
 _SOURCE_FAULTS: Final = (BadSealedModel, BadSignature, WrongModel, ModelUnreachable, FileTrouble)
@@ -105,7 +105,7 @@ async def load_sealed(
     root_public: bytes,
     model_key: bytes,
     sink: Sink,
-    threads: int = THREADS,
+    threads: int | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     on_drop: Callable[[str, LeaseholdError], None] = lambda _name, _cause: None,
 ) -> SealedModel:
@@ -120,7 +120,7 @@ async def load_sealed(
     loading = _Loading(
         sources=_Sources(list(sources), lambda *said: _tell(loop, on_drop, *said)),
         sink=sink,
-        threads=threads,
+        threads=threads or min(THREADS_MAX, os.cpu_count() or 1),
         on_progress=lambda *said: _tell(loop, on_progress, *said),
     )
     running = loop.run_in_executor(
@@ -142,13 +142,13 @@ def load_blocking(
     root_public: bytes,
     model_key: bytes,
     sink: Sink,
-    threads: int = THREADS,
+    threads: int | None = None,
 ) -> SealedModel:
     """What `load_sealed` does, in the calling thread and until it is done. Raises the same."""
     loading = _Loading(
         sources=_Sources(list(sources), lambda _name, _cause: None),
         sink=sink,
-        threads=threads,
+        threads=threads or min(THREADS_MAX, os.cpu_count() or 1),
         on_progress=lambda _done, _total: None,
     )
     return loading.run(digest=digest, root_public=root_public, model_key=model_key)

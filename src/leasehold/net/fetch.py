@@ -1,14 +1,14 @@
 """Byte ranges of one URL over HTTP/1.1, straight into the caller's memory, with retry and resume.
 
-The standard library's client on blocking sockets: one connection per calling thread, kept open.
+The standard library's client on blocking sockets: as many connections as there are callers, kept open.
 Refuses to know what the bytes are; whoever reads them must be able to tell whether they are right.
 """
 
 from __future__ import annotations
 
 import re
-import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Final
@@ -39,19 +39,21 @@ class RangeReader:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Nothing is connected yet. Raises BadSetting where the URL is not one of http or https."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise BadSetting(
-                about="address of a model", got=url, expected="http://... or https://..."
-            )
+        expected = "http://HOST/... or https://HOST/..."
+        try:
+            parts = urlsplit(url)
+            self._host, self._port = parts.hostname or "", parts.port
+        except ValueError as cause:
+            raise BadSetting(about="address of a model", got=url, expected=expected) from cause
+        if parts.scheme not in ("http", "https") or not self._host:
+            raise BadSetting(about="address of a model", got=url, expected=expected)
         if parts.scheme == "https" and context is None:
             raise BadSetting(about="address of a model", got=url, expected="a CA for https")
         self.name = url
         self._context = context if parts.scheme == "https" else None
-        self._host, self._port = parts.hostname, parts.port
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._timeout, self._attempts, self._sleep = timeout, attempts, sleep
-        self._mine = threading.local()
+        self._idle: deque[HTTPConnection] = deque()
 
     def read_into(self, offset: int, out: memoryview) -> int:
         """Fill `out` with the bytes from `offset` on; tells how long the whole resource is.
@@ -59,54 +61,62 @@ class RangeReader:
         What was received before a failure is kept. Raises ModelUnreachable after `attempts` failures
         in a row, or at once where the server will not answer ranges.
         """
-        done, failures = 0, 0
+        failures = 0
         while True:
-            before = done
+            before = len(out)
+            connection = self._take()
             try:
-                with self._ask(offset + done, len(out) - done) as response:
-                    total = self._check(response, offset + done, len(out) - done)
-                    while done < len(out):
-                        got = response.readinto(out[done:])
-                        if not got:
+                with self._ask(connection, offset, len(out)) as response:
+                    total = self._check(response, offset, offset + len(out) - 1)
+                    while out:
+                        size = response.readinto(out)
+                        if not size:
                             raise HTTPException("the body ended early")
-                        done += got
-                return total
+                        out, offset = out[size:], offset + size
             except (OSError, HTTPException) as cause:
-                self.close()
-                failures = 1 if done > before else failures + 1
+                connection.close()
+                failures = 1 if len(out) < before else failures + 1
                 if failures >= self._attempts:
-                    raise ModelUnreachable(about=self.name, got=cause or type(cause)) from cause
+                    got = f"{type(cause).__name__}: {cause}"
+                    raise ModelUnreachable(about=self.name, got=got) from cause
                 self._sleep(_PAUSE_SECONDS * 2 ** (failures - 1))
+            except ModelUnreachable:
+                connection.close()
+                raise
+            else:
+                self._idle.append(connection)
+                return total
 
     def close(self) -> None:
-        """Close the calling thread's connection; another call opens a new one."""
-        connection: HTTPConnection | None = getattr(self._mine, "connection", None)
-        if connection is not None:
-            connection.close()
+        """Close the connections that are not in use; reading again opens new ones."""
+        while self._idle:
+            self._idle.pop().close()
 
-    def _ask(self, start: int, length: int) -> HTTPResponse:
-        connection: HTTPConnection | None = getattr(self._mine, "connection", None)
-        if connection is None:
-            connection = self._connection()
-            self._mine.connection = connection
+    def _ask(self, connection: HTTPConnection, start: int, length: int) -> HTTPResponse:
         headers = {"Range": f"bytes={start}-{start + length - 1}", "Accept-Encoding": "identity"}
         connection.request("GET", self._target, headers=headers)
         return connection.getresponse()
 
-    def _connection(self) -> HTTPConnection:
-        if self._context is None:
-            return HTTPConnection(self._host, self._port, timeout=self._timeout)
-        return HTTPSConnection(self._host, self._port, timeout=self._timeout, context=self._context)
+    def _take(self) -> HTTPConnection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            if self._context is None:
+                return HTTPConnection(self._host, self._port, timeout=self._timeout)
+            return HTTPSConnection(
+                self._host, self._port, timeout=self._timeout, context=self._context
+            )
 
-    def _check(self, response: HTTPResponse, start: int, length: int) -> int:
+    def _check(self, response: HTTPResponse, start: int, last: int) -> int:
         """The resource's whole length, if the answer is exactly the range that was asked for."""
         if response.status >= 500 or response.status in (408, 429):
             raise HTTPException(f"status {response.status}")
         found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        first, last, total = map(int, found.groups()) if found else (0, 0, 0)
-        if response.status == 206 and (first, last) == (start, start + length - 1):
-            return total
-        self.close()
-        got = f"status {response.status}, bytes {first}-{last}"
-        expected = f"206, bytes {start}-{start + length - 1}"
-        raise ModelUnreachable(about=self.name, got=got, expected=expected)
+        first, end, total = map(int, found.groups()) if found else (0, 0, 0)
+        if response.status != 206 or (first, end) != (start, last):
+            raise ModelUnreachable(
+                about=self.name,
+                got=f"status {response.status}, bytes {first}-{end}",
+                expected=f"206, bytes {start}-{last}",
+            )
+        return total

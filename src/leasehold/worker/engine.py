@@ -5,6 +5,7 @@ Spec: docs/spec/worker.md, W-11. Refuses to know frames' wire form, processes an
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -45,3 +46,9 @@ class Engine(Protocol):
 
         Raises InputTooLong, UnsupportedParameter, WorkerFailed.
         """
+
+
+def path_of(descriptor: int) -> str:
+    """A path that opens a memory file again, in and out of the sandbox's empty root."""
+    path = f"/proc/self/fd/{descriptor}"
+    return path if os.access(path, os.F_OK) else f"/{descriptor}"

@@ -23,6 +23,7 @@ _INTEGERS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11:
 _REPLACEMENT_BYTES: Final = 3  # a byte that is not UTF-8 comes out as U+FFFD
 _SPACE: Final = "\u2581"  # what sentencepiece writes for a space
 _TOKENS: Final = "tokenizer.ggml.tokens"
+_TOKENIZER: Final = "tokenizer.ggml.model"
 _TEMPLATE: Final = "tokenizer.chat_template"
 
 Value = int | bytes | list[bytes] | None
@@ -113,35 +114,30 @@ def _header(pairs: dict[str, Value]) -> Header:
         raise BadModel(about="context_length", got=context)
     if not isinstance(tokens, list) or not tokens:
         raise BadModel(about=_TOKENS, expected="a list of tokens")
-    longest = max(token_bytes(token) for token in tokens)
+    is_bytes = pairs.get(_TOKENIZER) == b"gpt2"
+    longest = max(token_bytes(token, byte_level=is_bytes) for token in tokens)
     return Header(context, max(longest, _REPLACEMENT_BYTES), _TEMPLATE in pairs)
 
 
-_BYTES_AS_LETTERS: Final = frozenset(
-    [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100), *range(0x100, 0x144)]
-)  # GPT-2 writes each byte as one of these characters
+# GPT-2 writes a printable byte as itself and the others, in order, as U+0100 and what follows.
+_UNPRINTABLE: Final = (*range(0x21), *range(0x7F, 0xA1), 0xAD)
+_LETTERS: Final = frozenset(range(0x144)) - frozenset(_UNPRINTABLE)
 
 
-def token_bytes(token: bytes) -> int:
+def token_bytes(token: bytes, *, byte_level: bool) -> int:
     """The most bytes of text that a token, as GGUF spells it, can come out as.
 
-    Byte-level spellings are decoded; what is not whole UTF-8 then counts three bytes a byte.
+    A byte-level spelling is decoded; what is not whole UTF-8 then counts three bytes a byte.
     """
     spelled = token.decode("utf-8", "replace")
     if spelled.isascii():
         return len(spelled)
-    plain = len(spelled.replace(_SPACE, " ").encode())
-    if not all(ord(char) in _BYTES_AS_LETTERS for char in spelled):
-        return plain
-    raw = bytes(_byte_of(char) for char in spelled)
-    broken = raw.decode("utf-8", "ignore").encode()
-    return max(plain if _SPACE in spelled else 0, len(broken) + 3 * (len(raw) - len(broken)))
+    if not byte_level or any(ord(char) not in _LETTERS for char in spelled):
+        return len(spelled.replace(_SPACE, " ").encode())
+    raw = bytes(_byte_of(ord(char)) for char in spelled)
+    whole = len(raw.decode("utf-8", "ignore").encode())
+    return whole + _REPLACEMENT_BYTES * (len(raw) - whole)
 
 
-def _byte_of(char: str) -> int:
-    """GPT-2's byte for a character: itself where printable, else by rank from U+0100."""
-    number = ord(char)
-    return number if number < 0x100 else _UNPRINTABLE[number - 0x100]
-
-
-_UNPRINTABLE: Final = [*range(0x21), *range(0x7F, 0xA1), 0xAD]
+def _byte_of(letter: int) -> int:
+    return letter if letter < 0x100 else _UNPRINTABLE[letter - 0x100]

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import entry_points
-from typing import Final, NoReturn, assert_never
+from typing import Final, assert_never
 
 from msgspec.structs import replace
 
@@ -66,6 +66,7 @@ def serve(descriptor: int, find: FindEngine = find_engine) -> int:
         return 1
     wire.sendall(frames.encode(replace(loaded, layers=report.layers, absent=report.absent)))
     Service(wire, engine, order.settings.slots).run(deframer)
+    os._exit(0)  # at once, whatever still runs
 
 
 def _receive_order(
@@ -95,25 +96,25 @@ class Service:
     def __init__(self, wire: socket.socket, engine: Engine, slots: int) -> None:
         """Serve an engine that has loaded."""
         self._wire, self._engine = wire, engine
-        self._writing = threading.Lock()
+        self._writing, self._state = threading.Lock(), threading.Lock()
         self._working = ThreadPoolExecutor(slots, "work")
         self._counting = ThreadPoolExecutor(COUNTING_THREADS, "count")
         self._waiting: dict[int, Future[None]] = {}
         self._cancelled: set[int] = set()
 
-    def run(self, deframer: frames.Deframer[frames.ToWorker]) -> NoReturn:
-        """Read until the governor closes its end; then go at once, whatever still runs."""
+    def run(self, deframer: frames.Deframer[frames.ToWorker]) -> None:
+        """Read until the governor closes its end."""
         while data := self._wire.recv(READ_BYTES):
             for frame in deframer.feed(data):
                 self._take(frame)
-        os._exit(0)
 
     def _take(self, frame: frames.ToWorker) -> None:
         match frame:
             case frames.Count():
                 self._counting.submit(self._work, frame)
             case frames.Generate() | frames.Embed():
-                self._waiting[frame.id] = self._working.submit(self._work, frame)
+                with self._state:
+                    self._waiting[frame.id] = self._working.submit(self._work, frame)
             case frames.Cancel():
                 self._cancel(frame.id)
             case frames.Load():
@@ -122,16 +123,15 @@ class Service:
                 assert_never(frame)
 
     def _cancel(self, request: int) -> None:
-        future = self._waiting.get(request)
-        if future is None:
-            return  # its answer crossed this frame
-        if future.cancel():
+        with self._state:
+            future = self._waiting.get(request)
+            if future is None:
+                return  # its answer crossed this frame
+            if not future.cancel():
+                self._cancelled.add(request)
+                return
             del self._waiting[request]
-            self._send(Done(request, Reason.CANCELLED, 0, 0))
-        else:
-            self._cancelled.add(request)
-            if request not in self._waiting:
-                self._cancelled.discard(request)
+        self._send(Done(request, Reason.CANCELLED, 0, 0))
 
     def _work(self, frame: frames.Count | frames.Generate | frames.Embed) -> None:
         answered = False
@@ -142,8 +142,9 @@ class Service:
             self._send(_failed(frame.id, refusal))
             answered = True
         finally:
-            self._waiting.pop(frame.id, None)
-            self._cancelled.discard(frame.id)
+            with self._state:
+                self._waiting.pop(frame.id, None)
+                self._cancelled.discard(frame.id)
             if not answered:  # a bug: an executor would hide it, and the request would hang
                 os._exit(EXIT_STATUS_BUG)
 

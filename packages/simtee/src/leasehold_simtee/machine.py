@@ -13,11 +13,12 @@ from typing import Final
 
 from cryptography import x509
 
+from leasehold.core.binding import REPORT_DATA_BYTES
 from leasehold.core.crypto import Entropy, TlsKey, sha256
+from leasehold.core.evidence import Evidence
 from leasehold.core.units import Instant
-from leasehold.errors import BadSetting, FileTrouble
+from leasehold.errors import BadSetting, FileTrouble, Unavailable
 from leasehold_simtee import der as asn1
-from leasehold_simtee.attester import SimulatedAttester
 from leasehold_simtee.certificates import Key, der, key_pem, load_key, pem
 from leasehold_simtee.hierarchy import FMSPC, GOOD, PCE_ID, Situation, Vendor
 from leasehold_simtee.quote import CPU_SVN, PCE_SVN, Enclave, QuotingEnclave
@@ -25,6 +26,33 @@ from leasehold_simtee.quote import CPU_SVN, PCE_SVN, Enclave, QuotingEnclave
 MACHINE_FILE: Final = "machine.json"
 COLLATERAL_FILE: Final = "collateral.json"
 ROOT_FILE: Final = "root.der"
+PLATFORM: Final = "sgx"  # it has SGX's shape, and the verifier that runs is SGX's
+
+
+class SimulatedAttester:
+    """Quotes under a home-made root. It proves logic, not secrecy."""
+
+    __slots__ = ("_enclave", "_quoting")
+
+    def __init__(self, quoting: QuotingEnclave, enclave: Enclave) -> None:
+        self._quoting = quoting
+        self._enclave = enclave
+
+    @property
+    def simulated(self) -> bool:
+        """Always true."""
+        return True
+
+    @property
+    def enclave(self) -> Enclave:
+        """What the reports say of the enclave."""
+        return self._enclave
+
+    def attest(self, report_data: bytes) -> Evidence:
+        """Evidence over exactly these 64 bytes. Raises Unavailable for any other number of bytes."""
+        if len(report_data) != REPORT_DATA_BYTES:
+            raise Unavailable(about="report data", got=len(report_data), expected=REPORT_DATA_BYTES)
+        return Evidence(PLATFORM, self._quoting.quote(self._enclave.report(report_data)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from typing import Final
 
 import msgspec
 
+from leasehold.core.crypto import is_equal, sha256
 from leasehold.core.encoding import from_json, to_json
-from leasehold.core.lease import LeasePolicy, size_lease
+from leasehold.core.lease import Account, LeasePolicy, size_lease
 from leasehold.core.messages import LeaseAsk, LeaseGranted, LeaseRefused, Problem
 from leasehold.core.units import Instant, Units, after
 from leasehold.custodian.ledger import accounts, answers, audit, extensions
@@ -38,19 +39,29 @@ SELECT i.state, i.epoch, i.evidence_expires, i.floor, l.name, l.state, l.policy,
             OR (s.scope = 'enclave' AND s.target = i.id)
             OR (s.scope = 'consumer' AND s.target = k.consumer))),
        k.id, k.consumer, k.revoked, g.account, c.account,
-       e.number, e.epoch, e.granted, e.settled, e.claimed
+       e.number, e.epoch, e.granted, e.settled, e.claimed, r.request, r.answer,
+       la.granted, la.outstanding, la.settled, la.written_off,
+       ga.granted, ga.outstanding, ga.settled, ga.written_off,
+       ca.granted, ca.outstanding, ca.settled, ca.written_off
 FROM instances i
 JOIN loans l ON l.name = i.loan
+JOIN accounts la ON la.id = l.account
+LEFT JOIN answers r ON r.instance = i.id AND r.kind = 'lease' AND r.sequence = ?
 LEFT JOIN keys k ON k.hash = ?
 LEFT JOIN grants g ON g.loan = i.loan AND g.consumer = k.consumer
 LEFT JOIN key_caps c ON c.loan = i.loan AND c.key = k.id
+LEFT JOIN accounts ga ON ga.id = g.account
+LEFT JOIN accounts ca ON ca.id = c.account
 LEFT JOIN leases e ON e.instance = i.id AND e.key = k.id AND e.state = 'open'
 WHERE i.id = ?
 """
 
 
 class Situation(msgspec.Struct, frozen=True):
-    """The asking instance, its loan, the key and the lease that is open for it; None where there is none."""
+    """The asking instance, its loan, the key, the lease that is open for it, and the answer that this
+
+    very ask had before; None where there is none.
+    """
 
     state: State
     instance_epoch: int
@@ -73,6 +84,9 @@ class Situation(msgspec.Struct, frozen=True):
     granted: Units | None
     settled: Units | None
     claimed: Units | None
+    request: bytes | None
+    answer: bytes | None
+    path: accounts.Path
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -94,33 +108,42 @@ def ask(tx: Tx, *, now: Instant, instance: str, ask: LeaseAsk) -> LeaseGranted |
     rate_limit_exceeded, conflict). Raises only BadMessage and UnknownThing (no such instance).
     """
     _check(ask)
-    request = to_json(ask)
-    try:
-        stored = answers.recall(
-            tx, instance=instance, kind="lease", sequence=ask.sequence, request=request
-        )
-    except Conflict as conflict:  # two users of one sequence space: a clone, or a broken enclave
+    message = to_json(ask)
+    s = _situation(tx, instance=instance, ask=ask)
+    if s.request is not None and s.answer is not None:
+        if is_equal(s.request, sha256(message)):
+            return from_json(s.answer, LeaseGranted | LeaseRefused)
+        # Two users of one sequence space: a clone, or a broken enclave.
         alarm(tx, now=now, instance=instance, about="sequence", detail={"sequence": ask.sequence})
-        return _refused(ask, conflict)
-    if stored is not None:
-        return from_json(stored, LeaseGranted | LeaseRefused)
-    rows = tx.execute(_SITUATION, (ask.key_hash, instance))
-    if not rows:
-        raise UnknownThing(about=f"instance {instance}")
-    situation = Situation(*rows[0])
-    if ask.sequence <= situation.floor:
+        return _refused(ask, Conflict(about="sequence", got=ask.sequence, expected="as before"))
+    if ask.sequence <= s.floor:
         return _refused(ask, Conflict(about="sequence", got=ask.sequence, expected="a newer one"))
-    answers.forget_old(tx, instance=instance, sequence=ask.sequence, floor=situation.floor)
-    answer = _answer(tx, now=now, instance=instance, ask=ask, situation=situation)
+    answers.forget_old(tx, instance=instance, sequence=ask.sequence, floor=s.floor)
+    answer = _answer(tx, now=now, instance=instance, ask=ask, situation=s)
     answers.remember(
         tx,
         instance=instance,
         kind="lease",
         sequence=ask.sequence,
-        request=request,
+        request=message,
         answer=to_json(answer),
     )
     return answer
+
+
+def _situation(tx: Tx, *, instance: str, ask: LeaseAsk) -> Situation:
+    rows = tx.execute(_SITUATION, (ask.sequence, ask.key_hash, instance))
+    if not rows:
+        raise UnknownThing(about=f"instance {instance}")
+    row = rows[0]
+    numbers = [
+        (row[7], 23),
+        (row[14], 27),
+        (row[15], 31),
+    ]  # account numbers, and where their terms are
+    there = [(number, Account(*row[at : at + 4])) for number, at in numbers if number is not None]
+    path = accounts.Path(tuple(number for number, _ in there), tuple(one for _, one in there))
+    return Situation(*(*row[:23], path))
 
 
 def _check(ask: LeaseAsk) -> None:
@@ -198,7 +221,7 @@ def _terms(
     s = situation
     if s.key is None or s.consumer is None or s.grant_account is None:
         return None
-    path = accounts.load_path(tx, s.loan_account, s.grant_account, s.cap_account)
+    path = s.path
     policy = from_json(s.policy, LeasePolicy)
     if s.number is None or s.lease_epoch is None or s.granted is None or s.settled is None:
         return Terms(s.key, s.consumer, path, policy, Units(0), None, Units(0))

@@ -1,5 +1,5 @@
 -- The ledger's tables. Times are milliseconds since the Unix epoch, units are units of budget.
--- For PostgreSQL: INTEGER is bigint, BLOB is bytea, STRICT is left out.
+-- For PostgreSQL: INTEGER is bigint, BLOB is bytea, STRICT and WITHOUT ROWID are left out.
 
 CREATE TABLE meta (
     name TEXT PRIMARY KEY,
@@ -152,7 +152,7 @@ CREATE TABLE answers (
     request BLOB NOT NULL,
     answer BLOB NOT NULL,
     PRIMARY KEY (instance, kind, sequence)
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE extensions (
     id INTEGER PRIMARY KEY,

@@ -1,0 +1,1 @@
+"""The main job, once, on this machine: `make demo`."""

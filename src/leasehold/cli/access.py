@@ -1,0 +1,136 @@
+"""How the operators' commands reach the custodian: mutual TLS, one record there, one record back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+import httpx2
+
+from leasehold.core.encoding import from_json, to_json
+from leasehold.core.messages import Problem
+from leasehold.custodian.settings import (
+    FIRST_OPERATOR,
+    Credentials,
+    Place,
+    parse_place,
+    read_credentials,
+)
+from leasehold.errors import CustodianUnreachable, FileTrouble, from_wire
+from leasehold.net.tls import client_context
+
+T = TypeVar("T")
+TIMEOUT_SECONDS: Final = 45.0  # the longest an answer is held back for news is 30
+_OK: Final = 200
+
+folder_option = click.option(
+    "--custodian",
+    "folder",
+    type=click.Path(path_type=Path),
+    default="custodian",
+    show_default=True,
+    envvar="LEASEHOLD_CUSTODIAN",
+    show_envvar=True,
+    metavar="DIR",
+    help="The custodian's folder; of it only the address, the CA and the operator's certificate are read.",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """An open connection to the custodian under an operator's certificate."""
+
+    client: httpx2.Client
+    name: str
+
+    def get(self, path: str, kind: type[T], **query: object) -> T:
+        """Read something. Raises what the custodian refused with, CustodianUnreachable, BadMessage."""
+        asked = {
+            key: str(value).lower() if isinstance(value, bool) else str(value)
+            for key, value in query.items()
+            if value is not None
+        }
+        return from_json(self._send("GET", path, query=asked), kind)
+
+    def post(self, path: str, body: object, kind: type[T]) -> T:
+        """Change something. Raises as `get` does."""
+        return from_json(self._send("POST", path, body=to_json(body)), kind)
+
+    def put(self, path: str, body: object, kind: type[T]) -> T:
+        """Put something in place. Raises as `get` does."""
+        return from_json(self._send("PUT", path, body=to_json(body)), kind)
+
+    def _send(
+        self, method: str, path: str, *, body: bytes = b"", query: dict[str, str] | None = None
+    ) -> bytes:
+        try:
+            answer = self.client.request(
+                method,
+                path,
+                content=body,
+                params=query or {},
+                extensions={"sni_hostname": self.name},
+            )
+        except httpx2.HTTPError as cause:
+            raise CustodianUnreachable(about=self.client.base_url, got=cause) from cause
+        if answer.status_code != _OK:
+            problem = from_json(answer.content, Problem)
+            raise from_wire(problem.code, problem.message)
+        return answer.content
+
+
+@contextmanager
+def connect(credentials: Credentials, address: Place) -> Iterator[Access]:
+    """A connection that trusts the custodian's own CA and nothing else."""
+    context = client_context(
+        credentials.ca, certificate=credentials.certificate, key=credentials.key
+    )
+    with httpx2.Client(
+        verify=context, base_url=f"https://{address}", timeout=TIMEOUT_SECONDS, trust_env=False
+    ) as client:
+        yield Access(client, credentials.name)
+
+
+def with_access(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options that say which custodian and who asks, and hands the command an `Access`."""
+
+    @folder_option
+    @click.option(
+        "--operator", default=FIRST_OPERATOR, show_default=True, help="Whose certificate to use."
+    )
+    @click.option(
+        "--address", metavar="HOST:PORT", help="Where it is, if not where its folder says."
+    )
+    @wraps(command)
+    def with_options(*, folder: Path, operator: str, address: str | None, **others: Any) -> None:
+        credentials = read_credentials(folder, operator)
+        place = credentials.address if address is None else parse_place(address)
+        with connect(credentials, place) as access:
+            command(access, **others)
+
+    return with_options
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file that the user named. Raises FileTrouble."""
+    try:
+        return path.read_bytes()
+    except OSError as cause:
+        raise FileTrouble(about=path, got=cause.strerror) from cause
+
+
+def write_bytes(path: Path | None, data: bytes) -> None:
+    """Write a file that the user named, or standard output. Raises FileTrouble."""
+    if path is None:
+        click.echo(data, nl=False)
+        return
+    try:
+        path.write_bytes(data)
+    except OSError as cause:
+        raise FileTrouble(about=path, got=cause.strerror) from cause

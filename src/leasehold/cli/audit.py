@@ -1,0 +1,90 @@
+"""`leasehold audit`: read the custodian's log, and check that nobody rewrote it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from leasehold.cli import output
+from leasehold.cli.access import Access, as_json, read_bytes, with_access, write_bytes
+from leasehold.core.encoding import to_json, unhex
+from leasehold.custodian.ledger import audit
+from leasehold.custodian.records import ENTRIES_MAX, AuditPage, CheckpointView, Hello
+
+_PATH = "/operator/audit"
+_DETAIL_CHARS_MAX = 200
+
+
+@click.group()
+def command() -> None:
+    """Check the custodian's audit log."""
+
+
+@command.command("list")
+@click.option(
+    "--start", type=click.IntRange(0), help="From this index; default: the latest entries."
+)
+@click.option("--count", type=click.IntRange(1, ENTRIES_MAX), default=50, show_default=True)
+@as_json
+@with_access
+def list_(access: Access, *, start: int | None, count: int, as_json: bool) -> None:
+    """Show entries in order."""
+    if start is None:
+        size = access.get(_PATH, AuditPage, start=0, count=1).size
+        start = max(0, size - count)
+    page = access.get(_PATH, AuditPage, start=start, count=count)
+    if as_json:
+        output.write_json(page.entries)
+        return
+    output.write_rows(
+        f"Audit log, {page.size} entries",
+        ("index", "time", "who", "what", "detail"),
+        [(e.index, output.utc(e.at), e.actor, e.kind, _brief(e.detail)) for e in page.entries],
+    )
+
+
+@command.command()
+@click.option("--out", type=click.Path(path_type=Path), help="Default: standard output.")
+@with_access
+def checkpoint(access: Access, *, out: Path | None) -> None:
+    """Fetch a signed checkpoint (C2SP); keep it elsewhere to catch a rewritten log later."""
+    write_bytes(out, access.get(f"{_PATH}/checkpoint", CheckpointView).checkpoint.encode())
+
+
+@command.command()
+@click.option(
+    "--since",
+    type=click.Path(path_type=Path),
+    help="A checkpoint that you kept: the log must still begin with what it signed.",
+)
+@click.option("--key", metavar="HEX", help="The audit key, if you know it elsewhere from.")
+@click.option("--origin", help="The log's name, if you know it elsewhere from.")
+@with_access
+def verify(access: Access, *, since: Path | None, key: str | None, origin: str | None) -> None:
+    """Fetch the whole log and recompute its Merkle tree against a fresh checkpoint, and a kept one."""
+    hello = access.get("/operator/hello", Hello)
+    public = unhex(key or hello.audit_key, about="audit key", size=32)
+    name = origin or hello.origin
+    fresh = access.get(f"{_PATH}/checkpoint", CheckpointView).checkpoint
+    leaves = _fetch(access)
+    size = audit.verify(leaves, fresh, origin=name, public=public)
+    click.echo(f"{size} entries fit the checkpoint of {name}.")
+    if since is not None:
+        text = read_bytes(since).decode("utf-8", "replace")
+        kept = audit.verify(leaves, text, origin=name, public=public)
+        click.echo(f"The first {kept} are the ones that {since} signed.")
+
+
+def _fetch(access: Access) -> list[bytes]:
+    leaves: list[bytes] = []
+    while True:
+        page = access.get(_PATH, AuditPage, start=len(leaves), count=ENTRIES_MAX)
+        leaves += page.leaves
+        if not page.leaves or len(leaves) >= page.size:
+            return leaves
+
+
+def _brief(detail: dict[str, object]) -> str:
+    text = to_json(detail).decode()
+    return text if len(text) <= _DETAIL_CHARS_MAX else f"{text[:_DETAIL_CHARS_MAX]}..."

@@ -1,0 +1,134 @@
+"""`leasehold custodian`: make a custodian's folder, run it, sign the enclaves' configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+import click
+
+from leasehold.attest.toml import write_toml
+from leasehold.cli import output
+from leasehold.cli.access import folder_option, write_bytes
+from leasehold.core.statements import sign_text
+from leasehold.core.units import KIB, MIB, Instant
+from leasehold.custodian import settings
+from leasehold.custodian.appraise import CONFIGURATION_KIND
+from leasehold.custodian.log import JsonLog
+from leasehold.custodian.serve import serve as serve_custodian
+from leasehold.custodian.settings import Place, parse_place
+
+_FOLDER: Final = click.Path(file_okay=False, path_type=Path)
+_POSITIVE: Final = click.IntRange(1)
+
+
+def now() -> Instant:
+    """This machine's time."""
+    return Instant(time.time_ns() // 1_000_000)
+
+
+@click.group()
+def command() -> None:
+    """Run a custodian: lend, grant, stop."""
+
+
+@command.command()
+@click.argument("folder", type=_FOLDER)
+@click.option(
+    "--address",
+    default="127.0.0.1:8443",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where enclaves and operators reach it.",
+)
+@click.option("--name", "names", multiple=True, help="A further host name or IP address of it.")
+def init(folder: Path, *, address: str, names: tuple[str, ...]) -> None:
+    """Make a custodian's FOLDER: root key, certificate authority, first operator `admin`."""
+    made = settings.init(
+        folder, address=parse_place(address), names=names, now=now(), entropy=os.urandom
+    )
+    output.write_fields(
+        "Custodian",
+        {
+            "folder": str(folder),
+            "root key": made.keys.root.public.hex(),
+            "address": str(made.address),
+            "names": ", ".join(made.names),
+            "first operator": settings.FIRST_OPERATOR,
+        },
+    )
+    output.write_note(
+        f"Whoever has {folder / 'root.key'} is the custodian: back it up, and lock it away."
+    )
+
+
+@command.command()
+@click.argument("folder", type=_FOLDER)
+def serve(folder: Path) -> None:
+    """Run the custodian of FOLDER until SIGTERM. Logs JSON lines to standard error."""
+
+    def on_ready(place: Place) -> None:
+        click.echo(f"custodian at {place}")
+
+    asyncio.run(serve_custodian(settings.read(folder), log=JsonLog(), on_ready=on_ready))
+
+
+@command.command()
+@folder_option
+@click.option("--loan", required=True, help="The loan that the enclave is to serve.")
+@click.option("--engine", required=True, type=click.Choice(["llama", "onnx", "fake"]))
+@click.option(
+    "--attester", required=True, help="The platform driver: `simulated`, or a hardware one's name."
+)
+@click.option("--tls-name", help="The custodian's TLS name; default: the first of its names.")
+@click.option(
+    "--dead-man",
+    type=_POSITIVE,
+    default=600,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wipe after so long without contact.",
+)
+@click.option("--context-tokens", type=_POSITIVE, default=4096, show_default=True)
+@click.option("--slots", type=_POSITIVE, default=4, show_default=True, help="Requests at once.")
+@click.option("--threads", type=_POSITIVE, default=4, show_default=True)
+@click.option("--block-tokens", type=_POSITIVE, default=64, show_default=True)
+@click.option("--queue-max", type=_POSITIVE, default=64, show_default=True)
+@click.option(
+    "--concurrency-max",
+    type=_POSITIVE,
+    default=8,
+    show_default=True,
+    help="Requests of one consumer at once.",
+)
+@click.option("--body-bytes-max", type=click.IntRange(KIB), default=MIB, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Default: standard output.")
+def configure(
+    *,
+    folder: Path,
+    tls_name: str | None,
+    out: Path | None,
+    loan: str,
+    engine: str,
+    attester: str,
+    dead_man: int,
+    **numbers: int,
+) -> None:
+    """Write and sign an enclave's configuration; its SHA-256 belongs into the manifest."""
+    keys, file = settings.read_keys(folder), settings.read(folder)
+    table: dict[str, object] = {
+        "version": 1,
+        "loan": loan,
+        "engine": engine,
+        "attester": attester,
+        "custodian_root": keys.root.public.hex(),
+        "custodian_ca": keys.authority.certificate,
+        "custodian_name": tls_name or file.names[0],
+        "dead_man_seconds": dead_man,
+        **numbers,
+    }
+    write_bytes(out, sign_text(keys.root, CONFIGURATION_KIND, write_toml(table)))
+    output.write_simulated(attester == "simulated")

@@ -1,0 +1,134 @@
+"""Runs a custodian: opens the ledger, listens, sweeps every second, and ends in good order.
+
+Refuses to know what any request means. The server's own key is made at every start and is nowhere
+stored: clients trust the authority, not the key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from leasehold.attest.collateral import FolderCollateral
+from leasehold.core.crypto import TlsKey
+from leasehold.core.units import DAY, Clock, Instant, after
+from leasehold.custodian.api import build
+from leasehold.custodian.desk import Desk
+from leasehold.custodian.log import Log, place_of
+from leasehold.custodian.release import FolderKeys
+from leasehold.custodian.service import Custodian, Ports
+from leasehold.custodian.settings import CLOCK_SKEW, Place, Settings
+from leasehold.custodian.store.sqlite import SqliteStore
+from leasehold.errors import LeaseholdError
+from leasehold.net.certificates import Validity, issue_server
+from leasehold.net.servers import Address, serving
+from leasehold.net.tls import TlsContext, custodian_server_context
+
+SWEEP_SECONDS: Final = 1.0
+SERVER_CERTIFICATE_LIFE: Final = 825 * DAY  # longer than any process runs without a restart
+
+
+class SystemClock:
+    """Implements `core.units.Clock` with this machine's time."""
+
+    def now(self) -> Instant:
+        """Milliseconds since the Unix epoch."""
+        return Instant(time.time_ns() // 1_000_000)
+
+    def monotonic(self) -> Instant:
+        """Milliseconds since an arbitrary start; never goes back."""
+        return Instant(time.monotonic_ns() // 1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A custodian that answers, and where it really listens."""
+
+    custodian: Custodian
+    address: Address
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, *, log: Log, clock: Clock | None = None
+) -> AsyncIterator[Running]:
+    """A custodian that runs while the block does. Raises StoreFailed, PortInUse, BadSetting.
+
+    `settings.listen` may name port 0, for a free one.
+    """
+    the_clock = clock or SystemClock()
+    collateral = FolderCollateral(settings.collateral)
+    store = SqliteStore.open(settings.ledger)
+    try:
+        ports = Ports(
+            store=store,
+            clock=the_clock,
+            entropy=os.urandom,
+            collateral=collateral,
+            bundled=collateral.all,
+            model_keys=FolderKeys(settings.models),
+            run_blocking=asyncio.to_thread,
+        )
+        custodian = Custodian(settings.keys, settings.rules, ports)
+        app = build(Desk(custodian, settings), log)
+        context = server_context(settings, now=the_clock.now())
+        listen = settings.listen
+        async with serving(app, context, listen.host, listen.port) as address:
+            sweeping = asyncio.create_task(_sweep(custodian, log))
+            try:
+                yield Running(custodian, address)
+            finally:
+                sweeping.cancel()
+                await asyncio.gather(sweeping, return_exceptions=True)
+    finally:
+        await store.close()
+
+
+async def serve(
+    settings: Settings, *, log: Log, on_ready: Callable[[Place], None] = lambda _place: None
+) -> None:
+    """Run until SIGTERM or SIGINT. Raises as `running` does."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings, log=log) as now_running:
+        place = Place(now_running.address.host, now_running.address.port)
+        log.event("serving", address=str(place), root=settings.keys.root.public.hex())
+        on_ready(place)
+        await stop.wait()
+        log.event("stopping")
+
+
+def server_context(settings: Settings, *, now: Instant) -> TlsContext:
+    """A TLS context with a fresh key under the custodian's own authority."""
+    key = TlsKey.make(os.urandom)
+    certificate = issue_server(
+        settings.keys.authority,
+        key.spki,
+        names=settings.names,
+        validity=Validity(after(now, -CLOCK_SKEW), after(now, SERVER_CERTIFICATE_LIFE)),
+        entropy=os.urandom,
+    )
+    return custodian_server_context(certificate, key, client_ca=settings.keys.authority.certificate)
+
+
+async def _sweep(custodian: Custodian, log: Log) -> None:
+    """One failure is no reason to stop sweeping; the next one may find the disk well again."""
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        try:
+            swept = await custodian.sweep()
+        except LeaseholdError as failure:
+            log.event("sweep_failed", code=failure.code, where=place_of(failure))
+            continue
+        if swept.leases or swept.lost:
+            log.event(
+                "swept", leases=len(swept.leases), units=swept.units, instances=len(swept.lost)
+            )

@@ -1,0 +1,57 @@
+"""Memory files: where the plaintext of a model is, once, and how it goes away.
+
+Spec: docs/spec/worker.md, W-10. Refuses to know what the bytes are; nothing here has a path.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import Final
+
+from leasehold.core.frames import MemoryFile
+
+_MFD_NOEXEC_SEAL: Final = 0x8  # since Linux 6.3; not in Python's os module
+_SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW
+
+
+def create(name: str, size: int) -> MemoryFile:
+    """An empty file of `size` bytes; its pages come into being as they are written.
+
+    Raises OSError where the kernel has no memory files (as under Gramine) or no memory.
+    """
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        fd = os.memfd_create("model", flags | _MFD_NOEXEC_SEAL)  # names show in /proc
+    except OSError:
+        fd = os.memfd_create("model", flags)
+    os.truncate(fd, size)
+    return MemoryFile(name, size, fd)
+
+
+def write(file: MemoryFile, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Put the bytes there; threads may write different places. Raises OSError, ValueError."""
+    if not 0 <= offset <= file.size - len(data):
+        raise ValueError("outside of the file")
+    with memoryview(data) as whole:
+        view = whole.cast("B")
+        while view:
+            written = os.pwrite(file.fd, view, offset)
+            view, offset = view[written:], offset + written
+
+
+def seal(file: MemoryFile) -> None:
+    """Nobody writes it any more, the governor included: an engine that was taken over by one
+    request cannot change the weights for the next, even past a restart. Raises OSError.
+    """
+    fcntl.fcntl(file.fd, fcntl.F_ADD_SEALS, _SEALS)
+
+
+def shred(file: MemoryFile) -> None:
+    """Give the pages back and close. Where a worker still maps them, it dies at the next touch.
+
+    By truncation, not by punching a hole, which a write seal forbids. The kernel clears a page
+    before anyone else gets it. Raises OSError for a file that was closed.
+    """
+    os.truncate(file.fd, 0)
+    os.close(file.fd)

@@ -1,0 +1,206 @@
+"""Language models in GGUF, by llama.cpp's server core as the package `xllamacpp` embeds it.
+
+Spec: docs/spec/worker.md, W-11 and W-12. The weights stay where they are: the memory file is mapped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import xllamacpp
+
+from leasehold.core import frames
+from leasehold.core.frames import Capability, Done, Embedded, Loaded, MemoryFile, Reason, Settings
+from leasehold.errors import (
+    BadModel,
+    BadRequest,
+    InputTooLong,
+    UnsupportedParameter,
+    WorkerFailed,
+)
+from leasehold.worker import gguf, listener
+from leasehold.worker.engine import Emit, path_of
+
+BATCH_TOKENS: Final = 128  # prefill asks between batches whether to go on
+LISTENER_THREADS: Final = 2  # as many as the worker counts with
+SUFFIX: Final = ".gguf"
+
+
+class LlamaEngine:
+    """One GGUF file, any number of requests at a time, `slots` of them side by side."""
+
+    def __init__(self) -> None:
+        """An engine with nothing loaded."""
+        self._server: Any = None
+        self._settings = Settings()
+        self._context = 0
+        self._ask: listener.Ask | None = None
+
+    def load(self, files: Sequence[MemoryFile], settings: Settings) -> Loaded:
+        """Map the one GGUF file. Raises BadModel."""
+        found = [file for file in files if file.name.endswith(SUFFIX)]
+        if len(found) != 1:
+            raise BadModel(about="GGUF files", got=len(found), expected=1)
+        header = gguf.read(found[0].fd)
+        self._settings = settings
+        self._context = min(settings.context_tokens, header.context_tokens)
+        self._ask = listener.Ask(secrets.token_hex(16), secrets.token_hex(32))
+        params = _params(found[0], settings, self._context, self._ask)
+        try:
+            self._server = xllamacpp.Server(params)
+        except (RuntimeError, ValueError, OSError) as cause:
+            raise BadModel(about="llama.cpp", got=cause) from cause
+        known = (Capability.CHAT,) if header.has_template else ()
+        return Loaded(
+            (*known, Capability.TEXT, Capability.SCHEMA), self._context, header.longest_token_bytes
+        )
+
+    def count(self, what: frames.Input) -> int:
+        """Tokens after the template. Raises UnsupportedParameter for texts to embed."""
+        match what:
+            case frames.Chat():
+                answer = self._post("/v1/chat/completions/input_tokens", _prompt(what))
+                return int(answer["input_tokens"])
+            case frames.Text():
+                body = {"content": what.text, "add_special": True, "parse_special": True}
+                return len(self._post("/tokenize", body)["tokens"])
+            case frames.Tokens():
+                return len(what.ids)
+            case frames.Texts():
+                raise UnsupportedParameter(about="embeddings")
+
+    def generate(self, request: frames.Generate, emit: Emit) -> Done:
+        """Continue the prompt; always streaming, or nothing could be cancelled."""
+        body = _prompt(request.prompt) | _choices(request, self._settings.seed)
+        stream = _Stream(emit)
+        if isinstance(request.prompt, frames.Chat):
+            handle = self._server.handle_chat_completions
+        else:
+            handle = self._server.handle_completions
+        try:
+            handle(body, stream)
+        except (RuntimeError, ValueError) as cause:
+            raise WorkerFailed(about="llama.cpp", got=cause) from cause
+        return stream.done(request.id)
+
+    def embed(self, request: frames.Embed, go_on: Callable[[], bool]) -> Embedded:  # noqa: ARG002
+        """Raises UnsupportedParameter: see the ONNX engine."""
+        raise UnsupportedParameter(about="embeddings")
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        assert self._ask is not None  # noqa: S101  (set by load)
+        return self._ask.post(path, body)
+
+
+class _Stream:
+    """Takes llama.cpp's chunks, emits their text, and answers True where it is to stop."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._input_tokens = self._made = 0
+        self._reason = Reason.CANCELLED
+        self._error: dict[str, Any] | None = None
+        self._going = True
+
+    def __call__(self, chunk: dict[str, Any]) -> bool:
+        if "error" in chunk:
+            self._error = chunk["error"]
+            return True
+        if progress := chunk.get("prompt_progress"):
+            self._input_tokens = int(progress["total"])
+        text = ""
+        for choice in chunk["choices"]:
+            text += choice.get("text") or choice.get("delta", {}).get("content") or ""
+            if choice["finish_reason"] is not None:
+                self._reason = Reason.LENGTH if choice["finish_reason"] == "length" else Reason.STOP
+        made = int(chunk.get("timings", {}).get("predicted_n", 0))
+        if usage := chunk.get("usage"):
+            self._input_tokens, made = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+        if self._going:
+            fresh = max(made - self._made, 1 if text else 0)
+            self._made += fresh
+            self._going = self._emit(text, fresh)
+        return not self._going
+
+    def done(self, request: int) -> Done:
+        """The end of it. Raises InputTooLong, BadRequest, WorkerFailed as llama.cpp said."""
+        if self._error is None:
+            reason = self._reason if self._going else Reason.CANCELLED
+            return Done(request, reason, self._input_tokens, self._made)
+        match self._error.get("type"):
+            case "exceed_context_size_error":
+                got, limit = self._error.get("n_prompt_tokens"), self._error.get("n_ctx")
+                raise InputTooLong(got=got, expected=limit)
+            case "invalid_request_error":
+                raise BadRequest(about="prompt", got=self._error.get("message"))
+            case other:
+                raise WorkerFailed(about="llama.cpp", got=other)
+
+
+def _params(file: MemoryFile, settings: Settings, context: int, ask: listener.Ask) -> Any:
+    """W-12: nothing kept between requests, nothing written, and a listener nobody else reaches."""
+    params = xllamacpp.CommonParams()
+    params.model.path = path_of(file.fd)
+    params.n_ctx = context * settings.slots
+    params.n_parallel = settings.slots
+    params.n_batch = params.n_ubatch = BATCH_TOKENS
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.hostnames = [ask.hostname]
+    params.api_keys = [ask.key]
+    params.n_threads_http = LISTENER_THREADS
+    params.ui = params.endpoint_slots = params.endpoint_props = params.endpoint_metrics = False
+    params.cache_prompt = params.cache_idle_slots = False  # a cache would tell one user of another
+    params.cache_ram_mib = params.n_cache_reuse = 0
+    params.ctx_shift = params.warmup = params.fit_params = False
+    params.force_pure_content_parser = True  # one chunk of text for each token
+    params.offline = True
+    params.verbosity = -1  # its log has prompts in it
+    return params
+
+
+def _prompt(prompt: frames.Prompt) -> dict[str, Any]:
+    match prompt:
+        case frames.Chat():
+            turns = [{"role": m.role.value, "content": m.content} for m in prompt.messages]
+            return {"messages": turns}
+        case frames.Text():
+            return {"prompt": prompt.text}
+        case frames.Tokens():
+            return {"prompt": list(prompt.ids)}
+
+
+def _choices(request: frames.Generate, seed: int) -> dict[str, Any]:
+    """Every sampler by name: llama.cpp's own defaults are not those of OpenAI's interface."""
+    sampling = request.sampling
+    chosen = {
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "return_progress": True,
+        "timings_per_token": True,  # the number of tokens behind each chunk
+        "cache_prompt": False,
+        "max_tokens": request.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": 0.0,
+        "seed": (seed + request.id) % (1 << 32) if sampling.seed is None else sampling.seed,
+        "stop": list(sampling.stop),
+        "frequency_penalty": sampling.frequency_penalty,
+        "presence_penalty": sampling.presence_penalty,
+    }
+    if sampling.json_schema:
+        chosen["grammar"] = _grammar(sampling.json_schema)
+    return chosen
+
+
+def _grammar(schema: str) -> str:
+    try:
+        grammar: str = xllamacpp.json_schema_to_grammar(json.loads(schema))
+    except (RuntimeError, ValueError, RecursionError, TypeError) as cause:
+        raise BadRequest(about="json_schema", got=cause) from cause
+    return grammar

@@ -1,0 +1,332 @@
+"""The ledger under everything at once: whatever comes in whatever order, nobody overspends.
+
+Security invariants 1, 2, 4, 6, 7, 8 (the list in the security page): after every step the books, the
+log and a replay of the log from nothing agree, and M-2 holds at every prefix of the log.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from leasehold.core import merkle
+from leasehold.core.messages import LeaseAsk, LeaseGranted, LeaseRefused, Scope
+from leasehold.core.units import MINUTE, SECOND, Instant, Units
+from leasehold.custodian.ledger import (
+    audit,
+    consumers,
+    epoch,
+    extensions,
+    grants,
+    instances,
+    leases,
+    loans,
+    stops,
+    sweeps,
+)
+from leasehold.errors import BudgetExhausted, LeaseholdError, LoanStopped, TooBusy
+
+from .stage import ADMIN, STOPPER, Stage, key_id
+
+KEYS = st.sampled_from(["ann-1", "ann-2", "bob-1"])
+INSTANCES = st.sampled_from(["one", "two", "three"])
+UNITS = st.integers(0, 400)
+
+
+class Enclave:
+    """What an honest instance remembers of one lease: never more spent than it was told it has."""
+
+    def __init__(self, grant: LeaseGranted, instance: str) -> None:
+        self.id, self.instance, self.granted, self.spent = grant.lease, instance, grant.granted, 0
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Enclaves that ask, spend, repeat themselves, close and die; operators who grant, stop and restore."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.stage = Stage()
+        self.stage.lend(cap=3_000)
+        self.stage.enrol("ann", "ann-1", "ann-2", units=2_000)
+        self.stage.enrol("bob", "bob-1", units=2_000)  # the grants overcommit the cap
+        for name in ("one.0", "two.0"):
+            self.stage.attest(name)
+        self.asked: list[tuple[LeaseAsk, str, LeaseGranted | LeaseRefused]] = []
+        self.held: dict[tuple[str, str], Enclave] = {}  # by instance and key
+        self.dropped: dict[str, Enclave] = {}  # ended in the enclave, closing report under way
+        self.names = {name: f"{name}.0" for name in ("one", "two", "three")}  # of this boot
+        self.served = 0
+        self.ids: set[str] = set()
+        self.stopped: set[str] = set()
+        self.attested = {"one.0", "two.0"}
+        self.log: list[tuple[int, bytes]] = []
+
+    def attempt(self, work: Any, *allowed: type[LeaseholdError]) -> Any:
+        """Do it; refusals of these kinds are lawful."""
+        try:
+            return work()
+        except allowed:
+            return None
+
+    # Instances -----------------------------------------------------------------------------------
+
+    @rule(key=KEYS, instance=INSTANCES, least=UNITS, need=UNITS, rate=st.integers(0, 50_000))
+    def ask(self, key: str, instance: str, least: int, need: int, rate: int) -> None:
+        """A new ask; with what the enclave remembers of its lease."""
+        instance = self.names[instance]
+        mine = self.held.get((instance, key))
+        spent, lease = (mine.spent, mine.id) if mine else (0, "")
+        ask = self.stage.message(
+            key, least=least, need=need, rate=rate, spent=spent, lease=lease
+        )
+        answer = self.attempt(lambda: self.stage.send(ask, instance), LeaseholdError)
+        if answer is None:  # it has not been let in
+            assert instance not in self.attested
+            return
+        self.asked.append((ask, instance, answer))
+        if not isinstance(answer, LeaseGranted):
+            return
+        assert answer.lease.startswith(f"{answer.epoch}-")
+        assert answer.epoch == self.stage.see(epoch.current)
+        assert instance not in self.stopped, "an instance that was stopped got a lease"
+        stop = self.stage.see(
+            lambda tx: stops.active_for(
+                tx, loan="loan-1", consumer=answer.consumer, instance=instance
+            )
+        )
+        assert stop is None
+        if answer.lease in self.dropped:
+            return  # M-8: whatever arrives for it later
+        if mine is None or mine.id != answer.lease:
+            assert answer.lease not in self.ids, "a lease id was used again"
+            self.ids.add(answer.lease)
+            mine = self.held[instance, key] = Enclave(answer, instance)
+        mine.granted = max(mine.granted, answer.granted)
+
+    @rule(data=st.data())
+    def ask_again(self, data: st.DataObject) -> None:
+        """A doubled ask: the same answer, and nothing moves."""
+        if not self.asked:
+            return
+        ask, instance, answer = data.draw(st.sampled_from(self.asked))
+        before = self.stage.see(audit.head)
+        again = self.stage.send(ask, instance)
+        if again != answer:  # a stopped instance's answers are forgotten, and it gets nothing more
+            assert isinstance(again, LeaseRefused)
+            assert again.problem.code in ("loan_stopped", "conflict", "evidence_expired")
+        else:
+            assert self.stage.see(audit.head) == before
+
+    @rule(data=st.data(), share=st.integers(0, 100))
+    def serve(self, data: st.DataObject, share: int) -> None:
+        """Spend part of what is held, and perhaps tell."""
+        if not self.held:
+            return
+        mine = self.held[data.draw(st.sampled_from(sorted(self.held)))]
+        more = (mine.granted - mine.spent) * share // 100
+        mine.spent += more
+        self.served += more
+
+    @rule(data=st.data(), late=st.integers(0, 50))
+    def report(self, data: st.DataObject, late: int) -> None:
+        """A heartbeat, perhaps an old one."""
+        if self.held:
+            mine = self.held[data.draw(st.sampled_from(sorted(self.held)))]
+            self.stage.report(mine.id, max(0, mine.spent - late), mine.instance)
+
+    @rule(data=st.data())
+    def lie(self, data: st.DataObject) -> None:
+        """A rogue counter: clamped, and an alarm in the log."""
+        if self.held:
+            mine = self.held[data.draw(st.sampled_from(sorted(self.held)))]
+            self.stage.report(mine.id, mine.granted + 1, mine.instance)
+
+    @rule(data=st.data())
+    def drop(self, data: st.DataObject) -> None:
+        """Drop a lease; its closing report is on the way."""
+        if self.held:
+            mine = self.held.pop(data.draw(st.sampled_from(sorted(self.held))))
+            self.dropped[mine.id] = mine
+
+    @rule(data=st.data())
+    def close(self, data: st.DataObject) -> None:
+        """A closing report arrives, for the first time or again."""
+        if self.dropped:
+            mine = self.dropped[data.draw(st.sampled_from(sorted(self.dropped)))]
+            self.stage.close(mine.id, mine.spent, mine.instance)
+
+    @rule(name=INSTANCES)
+    def crash(self, name: str) -> None:
+        """An enclave loses its memory: what boots next is another instance."""
+        self.held = {key: mine for key, mine in self.held.items() if key[0] != self.names[name]}
+        base, _, boot = self.names[name].partition(".")
+        self.names[name] = f"{base}.{int(boot) + 1}"
+
+    @rule(name=INSTANCES)
+    def attest(self, name: str) -> None:
+        """Fresh evidence; a stopped instance is refused."""
+        instance = self.names[name]
+        try:
+            self.stage.attest(instance, life=10 * MINUTE)
+            self.attested.add(instance)
+            assert instance not in self.stopped
+        except (LoanStopped, TooBusy):
+            return
+
+    # Time and operators --------------------------------------------------------------------------
+
+    @rule(length=st.sampled_from([SECOND, 20 * SECOND, MINUTE, 5 * MINUTE]))
+    def wait_and_sweep(self, length: int) -> None:
+        """Time passes and the ledger notices."""
+        self.stage.now = Instant(self.stage.now + length)
+        self.stage.do(lambda tx: sweeps.sweep(tx, now=self.stage.now))
+
+    @rule(scope=st.sampled_from(["consumer", "enclave", "loan", "all"]), data=st.data())
+    def stop(self, scope: Scope, data: st.DataObject) -> None:
+        """Stop something, and see that what is out there is what the leases hold."""
+        targets = {"consumer": ["ann", "bob"], "enclave": sorted(self.attested), "loan": ["loan-1"]}
+        target = data.draw(st.sampled_from(targets.get(scope, [""])))
+        order = self.stage.do(
+            lambda tx: stops.order(
+                tx, now=self.stage.now, operator=STOPPER, scope=scope, target=target, reason=""
+            )
+        )
+        progress = self.stage.see(lambda tx: stops.progress(tx, stop=order.id))
+        if scope != "consumer":
+            self.stopped |= {*progress.proved, *progress.pending, *progress.presumed_dead}
+        assert progress.units == sum(
+            lease.outstanding
+            for lease in self.stage.see(leases.list_open)
+            if scope in ("all", "loan") or target in (lease.consumer, lease.instance)
+        )
+
+    @rule(data=st.data())
+    def prove(self, data: st.DataObject) -> None:
+        """An instance proves that it stopped; what it dropped before, it reports separately (N-7)."""
+        active = [one.id for one in self.stage.see(lambda tx: stops.list_stops(tx, active=True))]
+        if not active:
+            return
+        instance = data.draw(st.sampled_from(sorted(self.attested)))
+        final = [(mine.id, mine.spent) for (who, _), mine in self.held.items() if who == instance]
+        self.stage.prove(active[0], *final, instance=instance)
+        self.held = {name: mine for name, mine in self.held.items() if name[0] != instance}
+        self.stopped.add(instance)
+
+    @rule()
+    def resume(self) -> None:
+        """Lift every stop."""
+        for one in self.stage.see(lambda tx: stops.list_stops(tx, active=True)):
+            self.stage.do(
+                lambda tx, one=one: stops.lift(
+                    tx, now=self.stage.now, operator=ADMIN, stop=one.id, reason=""
+                )
+            )
+
+    @rule(units=st.integers(-500, 1_000), cap=st.booleans())
+    def change(self, units: int, cap: bool) -> None:
+        """Give or take budget."""
+        now = self.stage.now
+
+        def act(tx: Any) -> None:
+            if cap:
+                loans.change_cap(tx, now=now, operator=ADMIN, loan="loan-1", units=Units(units))
+            else:
+                grants.change_grant(
+                    tx, now=now, operator=ADMIN, loan="loan-1", consumer="ann", units=Units(units)
+                )
+
+        self.attempt(lambda: self.stage.do(act), BudgetExhausted)
+
+    @rule(key=KEYS, units=st.integers(0, 1_500))
+    def cap_key(self, key: str, units: int) -> None:
+        """Cap a key, with whatever it used before."""
+        self.attempt(
+            lambda: self.stage.do(
+                lambda tx: grants.cap_key(
+                    tx,
+                    now=self.stage.now,
+                    operator=ADMIN,
+                    loan="loan-1",
+                    key=key_id(key),
+                    units=Units(units),
+                )
+            ),
+            BudgetExhausted,
+        )
+
+    @rule(yes=st.booleans(), units=st.integers(1, 800))
+    def decide(self, yes: bool, units: int) -> None:
+        """Decide all open requests."""
+        now = self.stage.now
+        for one in self.stage.see(lambda tx: extensions.list_requests(tx, status="open")):
+            if yes:
+                self.stage.do(
+                    lambda tx, one=one: extensions.approve(
+                        tx, now=now, operator=ADMIN, request=one.id, units=Units(units)
+                    )
+                )
+            else:
+                self.stage.do(
+                    lambda tx, one=one: extensions.deny(
+                        tx, now=now, operator=ADMIN, request=one.id, reason="no"
+                    )
+                )
+
+    @rule(key=KEYS)
+    def revoke(self, key: str) -> None:
+        """Revoke a key; only now and then, or nothing is left to do."""
+        if len(self.asked) % 5 == 0:
+            self.stage.do(
+                lambda tx: consumers.revoke_key(
+                    tx, now=self.stage.now, operator=ADMIN, key=key_id(key)
+                )
+            )
+
+    @rule()
+    def restart(self) -> None:
+        """The custodian dies and comes back from its disk."""
+        self.stage.restart()
+
+    @rule()
+    def restore(self) -> None:
+        """After a backup was put back nothing is available and nothing is out."""
+        was = self.stage.see(epoch.current)
+        now = self.stage.do(
+            lambda tx: epoch.restore(tx, now=self.stage.now, operator=ADMIN, reason="drill")
+        )
+        assert now > was
+        self.stopped |= {one.id for one in self.stage.see(instances.list_instances)}
+        assert self.stage.see(leases.list_open) == ()
+        assert self.stage.see(loans.list_loans)[0].budget.available == 0
+
+    # What always holds ---------------------------------------------------------------------------
+
+    @invariant()
+    def books_are_right(self) -> None:
+        """Invariants 1 and 8: books, log and replay agree, at every prefix."""
+        self.stage.check()
+
+    @invariant()
+    def nothing_served_twice(self) -> None:
+        """Invariants 1 and 2: all that honest enclaves ever served was debited before."""
+        budget = self.stage.see(loans.list_loans)[0].budget
+        assert self.served <= budget.outstanding + budget.settled + budget.written_off
+
+    @invariant()
+    def log_only_grows(self) -> None:
+        """Invariant 8: every head ever seen is a prefix of the log."""
+        size, root = self.stage.see(audit.head)
+        if self.log:
+            old_size, old_root = self.log[-1]
+            proof = self.stage.see(lambda tx: audit.consistency(tx, old_size=old_size))
+            merkle.check_consistency(
+                old_size=old_size, old_head=old_root, size=size, head=root, proof=proof
+            )
+        self.log.append((size, root))
+
+
+TestLedger = LedgerMachine.TestCase
+TestLedger.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
