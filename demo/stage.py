@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +53,16 @@ class Narrator:
         for line in text.rstrip().splitlines():
             print(f"   {self.paint('who', who)} {self.paint('dim', '|')} {line}", flush=True)
 
+    def table(self, who: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+        """What a process told in JSON, as a table."""
+        cells = [[str(column).replace("_", " ") for column in columns]]
+        cells += [[_shown(row[column]) for column in columns] for row in rows]
+        widths = [max(len(row[at]) for row in cells) for at in range(len(columns))]
+        for row in cells:
+            self.quote(
+                who, "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            )
+
     def claim(self, is_true: object, text: str, *, saw: object = "") -> None:
         """Say something that was checked. Raises ClaimFailed where it is not true."""
         if not is_true:
@@ -60,6 +70,10 @@ class Narrator:
             raise ClaimFailed(f"{text} (saw: {saw})" if saw != "" else text)
         self.claims += 1
         print(f"   {self.paint('good', 'ok')} {text}", flush=True)
+
+
+def _shown(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -557,14 +557,6 @@ class BooksWrong(Unavailable):
 
 
 class Internal(Unavailable):
-    """Something went wrong that nobody foresaw."""
-
-    code = "internal"
-    status = 500
-    do = "Look at the server's log at this time; nothing more is said here."
-
-
-class Internal(Unavailable):
     """This program made a mistake of its own."""
 
     code = "internal"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 
 import dcap_qvl
@@ -28,7 +29,7 @@ from leasehold.errors import (
     UntrustedRoot,
     WrongSignerRole,
 )
-from leasehold_simtee.certificates import issue, make_crl, pem, sign_raw
+from leasehold_simtee.certificates import der, issue, make_crl, pem, sign_raw
 from leasehold_simtee.hierarchy import Situation
 from leasehold_simtee.machine import Machine, pck_extension
 
@@ -233,6 +234,24 @@ def test_a_leaf_of_another_role_is_no_machine(
     bench: Bench, names: dict[str, str], about: str
 ) -> None:
     refused(rechained(bench, **names), CertificateRejected, about=about)
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_a_negative_serial_number_is_refused_like_any_other_damage(bench: Bench) -> None:
+    """A flipped sign bit once reached the CRL look-up, which cannot take negative numbers."""
+    evidence = bench.evidence
+    der_certificate = der(bench.machine.pck)
+    at = der_certificate.index(b"\x02\x10") + 2
+    negative = (
+        der_certificate[:at] + bytes([der_certificate[at] | 0x80]) + der_certificate[at + 1 :]
+    )
+    body = base64.b64encode(negative)
+    lines = b"\n".join(body[n : n + 64] for n in range(0, len(body), 64))
+    damaged = b"-----BEGIN CERTIFICATE-----\n" + lines + b"\n-----END CERTIFICATE-----\n"
+    quote = evidence.quote.replace(pem(bench.machine.pck).encode(), damaged)
+    assert quote != evidence.quote
+    with pytest.raises(BadEvidence, match="serial number"):
+        bench.verify(msgspec.structs.replace(evidence, quote=quote))
 
 
 def test_the_tcb_signer_is_no_pck_authority(bench: Bench) -> None:

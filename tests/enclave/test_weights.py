@@ -128,7 +128,6 @@ class Source:
     meddle: Callable[[int, memoryview], None] = lambda _offset, _out: None
     name: str = "memory"
     reads: list[int] = field(default_factory=list)
-    size: int | None = None
 
     def read_into(self, offset: int, out: memoryview) -> int:
         self.reads.append(offset)
@@ -136,7 +135,7 @@ class Source:
             raise BadSealedModel(about=self.name, got="its end")
         out[:] = self.data[offset : offset + len(out)]
         self.meddle(offset, out)
-        return len(self.data) if self.size is None else self.size
+        return len(self.data)
 
 
 async def load(

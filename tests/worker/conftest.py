@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from models.random_gguf import random_gguf
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from leasehold.core.frames import MemoryFile, Settings
 from leasehold.enclave import memory
 from leasehold.worker.engine import Engine
-from models.random_gguf import random_gguf
 
 ROOT = Path(__file__).parents[2]
 DIMS = 8

@@ -60,7 +60,9 @@ def raw(*fields: object) -> bytes:
 
 
 @given(st.lists(st.sampled_from(TO_GOVERNOR), max_size=9), st.integers(1, 40))
-def test_any_cut_of_the_stream_gives_the_same_frames(sent: list[frames.ToGovernor], cut: int) -> None:
+def test_any_cut_of_the_stream_gives_the_same_frames(
+    sent: list[frames.ToGovernor], cut: int
+) -> None:
     stream = b"".join(frames.encode(frame) for frame in sent)
     deframer = Deframer(frames.TO_GOVERNOR)
     got = [f for at in range(0, len(stream), cut) for f in deframer.feed(stream[at : at + cut])]

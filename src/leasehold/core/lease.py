@@ -114,6 +114,8 @@ def size_lease(
         return None
     if policy.exact:
         return Units(min(room, max(least, need)))
-    wanted = rate * policy.span // (SECOND * 1000) - held
+    # Of a consumer that has not used anything yet, nothing is known but this request: one a second.
+    expected = rate or need * 1000
+    wanted = expected * policy.span // (SECOND * 1000) - held
     share = available // (SHARE * max(1, instances))
     return Units(min(room, max(least, need, min(wanted, share))))

@@ -31,6 +31,7 @@ from leasehold.net.servers import Address, serving
 from leasehold.net.tls import TlsContext, custodian_server_context
 
 SWEEP_SECONDS: Final = 1.0
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 SERVER_CERTIFICATE_LIFE: Final = 825 * DAY  # longer than any process runs without a restart
 
 
@@ -96,14 +97,18 @@ async def serve(
     """Run until SIGTERM or SIGINT. Raises as `running` does."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _SIGNALS:
         loop.add_signal_handler(number, stop.set)
-    async with running(settings, log=log) as now_running:
-        place = Place(now_running.address.host, now_running.address.port)
-        log.event("serving", address=str(place), root=settings.keys.root.public.hex())
-        on_ready(place)
-        await stop.wait()
-        log.event("stopping")
+    try:
+        async with running(settings, log=log) as found:
+            place = Place(found.address.host, found.address.port)
+            log.event("serving", address=str(place), root=settings.keys.root.public.hex())
+            on_ready(place)
+            await stop.wait()
+            log.event("stopping")
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
 
 
 def server_context(settings: Settings, *, now: Instant) -> TlsContext:

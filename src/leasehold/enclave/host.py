@@ -156,6 +156,11 @@ class WorkerHost:
         """The worker's process id, while there is one."""
         return self._process.pid if self._process else None
 
+    @property
+    def open_requests(self) -> int:
+        """Requests that the worker has not ended yet, cancelled ones included."""
+        return len(self._open)
+
     async def load(
         self,
         engine: str,

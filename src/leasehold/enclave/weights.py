@@ -1,7 +1,8 @@
 """Loads a sealed model: ciphertext from anywhere, plaintext to the engine's memory, all or nothing.
 
-Spec: docs/spec/sealed-model.md, S-7, S-11 to S-13, and why not more: S-14. No source is trusted: one that fails or lies is
-dropped, and the next goes on from the same place. Refuses to know what memory a sink gives.
+Spec: docs/spec/sealed-model.md, S-7, S-11 to S-13, and why not more: S-14. No source is trusted: one that
+fails or lies is dropped, and the next goes on from the same place. Refuses to know what memory a
+sink gives.
 """
 
 from __future__ import annotations

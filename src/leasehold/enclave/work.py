@@ -23,7 +23,7 @@ from leasehold.enclave.host import InferenceHost
 from leasehold.enclave.link import Lent
 from leasehold.enclave.openai import Counts, Embedding, Generation
 from leasehold.enclave.prover import InstanceKeys
-from leasehold.errors import BudgetExhausted, InputTooLong, UnknownThing
+from leasehold.errors import BudgetExhausted, InputTooLong, NoModelYet, UnknownThing, WorkerFailed
 
 RECEIPTS_PER_KEY_MAX: Final = 1024
 RECEIPT_KEYS_MAX: Final = 4096
@@ -160,6 +160,10 @@ class Works:
             run = Run(ticket, lent, request, f"receipt-{self.entropy(16).hex()}", self.receipts)
             try:
                 yield run
+            except (WorkerFailed, NoModelYet):
+                if ticket.purse.ended is not None:  # the engine was killed by the stop itself
+                    raise ticket.purse.ended from None
+                raise
             finally:
                 run.book(b"")  # where it ended badly: the units are spent, so they have a receipt
 

@@ -60,24 +60,13 @@ class FakeEngine:
         if input_tokens >= limit:
             raise InputTooLong(got=input_tokens, expected=limit - 1)
         most = min(request.max_tokens, limit - input_tokens)
-        made, text = 0, ""
-        reason = Reason.STOP
         if not emit("", 0):
             return Done(request.id, Reason.CANCELLED, input_tokens, 0)
-        for token in _echo(_text(request.prompt)):
-            if made == most:
-                reason = Reason.LENGTH
-                break
-            made += 1
-            before, text = text, text + token
-            cut = min((text.find(s) for s in request.sampling.stop if s in text), default=-1)
-            going = emit(text[len(before) : None if cut < 0 else max(cut, len(before))], 1)
-            if cut >= 0:
-                break
-            if not going:
-                reason = Reason.CANCELLED
-                break
-        return Done(request.id, reason, input_tokens, made)
+        echo = _Stops(_echo(_text(request.prompt)), request.sampling.stop, most)
+        for text, count in echo:
+            if not emit(text, count):
+                return Done(request.id, Reason.CANCELLED, input_tokens, echo.made - echo.owed)
+        return Done(request.id, echo.reason, input_tokens, echo.made)
 
     def embed(self, request: frames.Embed, go_on: Callable[[], bool]) -> Embedded:
         """Hash each text to eight numbers of length one, together."""
@@ -90,6 +79,43 @@ class FakeEngine:
                 raise InputTooLong(got=count, expected=limit)
             vectors.append(_vector(text))
         return Embedded(request.id, b"".join(vectors), DIMS, self.count(request.input))
+
+
+class _Stops:
+    """Cuts a stream of tokens at the first stop string, holding back what could begin one.
+
+    Gives text with the number of tokens it completes; `owed` of the `made` are held back.
+    """
+
+    def __init__(self, tokens: Iterator[str], stops: Sequence[str], most: int) -> None:
+        self._tokens, self._stops, self._most = tokens, stops, most
+        self.made = self.owed = 0
+        self.reason = Reason.STOP
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        held = ""
+        for token in self._tokens:
+            if self.made == self._most:
+                self.reason = Reason.LENGTH
+                break
+            self.made, self.owed, held = self.made + 1, self.owed + 1, held + token
+            if found := [held.index(stop) for stop in self._stops if stop in held]:
+                held = held[: min(found)]
+                break
+            begins = (at for at in range(len(held)) if self._begins(held[at:]))
+            free = next(begins, len(held))
+            if free:
+                text, held = held[:free], held[free:]
+                yield text, self._pay()
+        if held or self.owed:
+            yield held, self._pay()
+
+    def _begins(self, tail: str) -> bool:
+        return any(stop.startswith(tail) for stop in self._stops)
+
+    def _pay(self) -> int:
+        owed, self.owed = self.owed, 0
+        return owed
 
 
 def tokens_of(text: str) -> list[str]:

@@ -5,7 +5,6 @@ Spec: docs/spec/worker.md, W-11 and W-12. The weights stay where they are: the m
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from leasehold.errors import (
 )
 from leasehold.worker import gguf, listener
 from leasehold.worker.engine import Emit, path_of
+from leasehold.worker.schema import Schemas
 
 BATCH_TOKENS: Final = 128  # prefill asks between batches whether to go on
 LISTENER_THREADS: Final = 2  # as many as the worker counts with
@@ -39,6 +39,7 @@ class LlamaEngine:
         self._settings = Settings()
         self._context = 0
         self._ask: listener.Ask | None = None
+        self._schemas = Schemas(self._probe)
 
     def load(self, files: Sequence[MemoryFile], settings: Settings) -> Loaded:
         """Map the one GGUF file. Raises BadModel."""
@@ -76,24 +77,48 @@ class LlamaEngine:
     def generate(self, request: frames.Generate, emit: Emit) -> Done:
         """Continue the prompt; always streaming, or nothing could be cancelled."""
         body = _prompt(request.prompt) | _choices(request, self._settings.seed)
+        if schema := request.sampling.json_schema:
+            body["grammar"] = self._schemas.grammar(schema)
         stream = _Stream(emit)
         if isinstance(request.prompt, frames.Chat):
             handle = self._server.handle_chat_completions
         else:
             handle = self._server.handle_completions
-        try:
-            handle(body, stream)
-        except (RuntimeError, ValueError) as cause:
-            raise WorkerFailed(about="llama.cpp", got=cause) from cause
+        _run(handle, body, stream)
         return stream.done(request.id)
 
     def embed(self, request: frames.Embed, go_on: Callable[[], bool]) -> Embedded:  # noqa: ARG002
         """Raises UnsupportedParameter: see the ONNX engine."""
         raise UnsupportedParameter(about="embeddings")
 
+    def _probe(self, grammar: str, tokens: int) -> str:
+        pieces: list[str] = []
+        request = frames.Generate(1, frames.Text(" "), tokens, frames.Sampling(temperature=0.0))
+
+        def emit(text: str, _: int) -> bool:
+            pieces.append(text)
+            return True
+
+        stream = _Stream(emit)
+        body = _prompt(request.prompt) | _choices(request, 0) | {"grammar": grammar}
+        _run(self._server.handle_completions, body, stream)
+        stream.done(request.id)
+        return "".join(pieces)
+
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         assert self._ask is not None  # noqa: S101  (set by load)
         return self._ask.post(path, body)
+
+
+def _run(
+    handle: Callable[[dict[str, Any], Callable[[dict[str, Any]], bool]], None],
+    body: dict[str, Any],
+    stream: _Stream,
+) -> None:
+    try:
+        handle(body, stream)
+    except (RuntimeError, ValueError) as cause:
+        raise WorkerFailed(about="llama.cpp", got=cause) from cause
 
 
 class _Stream:
@@ -177,7 +202,7 @@ def _prompt(prompt: frames.Prompt) -> dict[str, Any]:
 def _choices(request: frames.Generate, seed: int) -> dict[str, Any]:
     """Every sampler by name: llama.cpp's own defaults are not those of OpenAI's interface."""
     sampling = request.sampling
-    chosen = {
+    return {
         "stream": True,
         "stream_options": {"include_usage": True},
         "return_progress": True,
@@ -193,14 +218,3 @@ def _choices(request: frames.Generate, seed: int) -> dict[str, Any]:
         "frequency_penalty": sampling.frequency_penalty,
         "presence_penalty": sampling.presence_penalty,
     }
-    if sampling.json_schema:
-        chosen["grammar"] = _grammar(sampling.json_schema)
-    return chosen
-
-
-def _grammar(schema: str) -> str:
-    try:
-        grammar: str = xllamacpp.json_schema_to_grammar(json.loads(schema))
-    except (RuntimeError, ValueError, RecursionError, TypeError) as cause:
-        raise BadRequest(about="json_schema", got=cause) from cause
-    return grammar

@@ -25,7 +25,16 @@ from leasehold.core.messages import (
 from leasehold.core.statements import Signed, sign
 from leasehold.core.tariff import PER_TOKEN
 from leasehold.core.units import DAY, MINUTE, Duration, Instant, Units
-from leasehold.custodian.ledger import asks, audit, books, consumers, grants, instances, loans, reports
+from leasehold.custodian.ledger import (
+    asks,
+    audit,
+    books,
+    consumers,
+    grants,
+    instances,
+    loans,
+    reports,
+)
 from leasehold.custodian.ledger.audit import check_log
 from leasehold.custodian.ledger.operators import Operator, Role
 from leasehold.custodian.store.inline import InlineStore

@@ -10,11 +10,11 @@ from typing import Any
 
 import hypothesis.strategies as st
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from leasehold.core import merkle
 from leasehold.core.messages import LeaseAsk, LeaseGranted, LeaseRefused, Scope
-from leasehold.core.units import MINUTE, SECOND, Instant, Units
+from leasehold.core.units import DAY, MINUTE, SECOND, Instant, Units
 from leasehold.custodian.ledger import (
     audit,
     consumers,
@@ -29,7 +29,7 @@ from leasehold.custodian.ledger import (
 )
 from leasehold.errors import BudgetExhausted, LeaseholdError, LoanStopped, TooBusy
 
-from .stage import ADMIN, STOPPER, Stage, key_id
+from .stage import ADMIN, START, STOPPER, Stage, key_hash, key_id
 
 KEYS = st.sampled_from(["ann-1", "ann-2", "bob-1"])
 INSTANCES = st.sampled_from(["one", "two", "three"])
@@ -61,7 +61,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.served = 0
         self.ids: set[str] = set()
         self.stopped: set[str] = set()
-        self.attested = {"one.0", "two.0"}
+        self.busy = 0  # asks since the last stop or restore
+        self.revoked = b""
+        self.attested = {name: START + DAY for name in ("one.0", "two.0")}  # until when
         self.log: list[tuple[int, bytes]] = []
 
     def attempt(self, work: Any, *allowed: type[LeaseholdError]) -> Any:
@@ -73,15 +75,21 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # Instances -----------------------------------------------------------------------------------
 
-    @rule(key=KEYS, instance=INSTANCES, least=UNITS, need=UNITS, rate=st.integers(0, 50_000))
-    def ask(self, key: str, instance: str, least: int, need: int, rate: int) -> None:
-        """A new ask; with what the enclave remembers of its lease."""
+    @rule(
+        key=KEYS,
+        instance=INSTANCES,
+        least=UNITS,
+        need=UNITS,
+        rate=st.integers(0, 50_000),
+        share=st.integers(0, 100),
+    )
+    def ask(self, key: str, instance: str, least: int, need: int, rate: int, share: int) -> None:
+        """A new ask with what the enclave remembers of its lease; then it serves part of what it holds."""
+        self.busy += 1
         instance = self.names[instance]
         mine = self.held.get((instance, key))
         spent, lease = (mine.spent, mine.id) if mine else (0, "")
-        ask = self.stage.message(
-            key, least=least, need=need, rate=rate, spent=spent, lease=lease
-        )
+        ask = self.stage.message(key, least=least, need=need, rate=rate, spent=spent, lease=lease)
         answer = self.attempt(lambda: self.stage.send(ask, instance), LeaseholdError)
         if answer is None:  # it has not been let in
             assert instance not in self.attested
@@ -90,6 +98,8 @@ class LedgerMachine(RuleBasedStateMachine):
         if not isinstance(answer, LeaseGranted):
             return
         assert answer.lease.startswith(f"{answer.epoch}-")
+        assert ask.key_hash != self.revoked
+        assert self.stage.now < self.attested[instance]
         assert answer.epoch == self.stage.see(epoch.current)
         assert instance not in self.stopped, "an instance that was stopped got a lease"
         stop = self.stage.see(
@@ -105,36 +115,35 @@ class LedgerMachine(RuleBasedStateMachine):
             self.ids.add(answer.lease)
             mine = self.held[instance, key] = Enclave(answer, instance)
         mine.granted = max(mine.granted, answer.granted)
+        self.serve(mine, share)
 
-    @rule(data=st.data())
-    def ask_again(self, data: st.DataObject) -> None:
-        """A doubled ask: the same answer, and nothing moves."""
-        if not self.asked:
-            return
-        ask, instance, answer = data.draw(st.sampled_from(self.asked))
-        before = self.stage.see(audit.head)
-        again = self.stage.send(ask, instance)
-        if again != answer:  # a stopped instance's answers are forgotten, and it gets nothing more
-            assert isinstance(again, LeaseRefused)
-            assert again.problem.code in ("loan_stopped", "conflict", "evidence_expired")
-        else:
-            assert self.stage.see(audit.head) == before
-
-    @rule(data=st.data(), share=st.integers(0, 100))
-    def serve(self, data: st.DataObject, share: int) -> None:
-        """Spend part of what is held, and perhaps tell."""
-        if not self.held:
-            return
-        mine = self.held[data.draw(st.sampled_from(sorted(self.held)))]
+    def serve(self, mine: Enclave, share: int) -> None:
+        """Spend this percentage of what is held."""
         more = (mine.granted - mine.spent) * share // 100
         mine.spent += more
         self.served += more
 
-    @rule(data=st.data(), late=st.integers(0, 50))
-    def report(self, data: st.DataObject, late: int) -> None:
-        """A heartbeat, perhaps an old one."""
+    @rule(data=st.data())
+    def ask_again(self, data: st.DataObject) -> None:
+        """A doubled ask: the same answer and nothing moves, unless a stop came in between."""
+        if not self.asked:
+            return
+        ask, instance, answer = data.draw(st.sampled_from(self.asked))
+        size, _ = self.stage.see(audit.head)
+        again = self.stage.send(ask, instance)
+        if again == answer and instance not in self.stopped:
+            assert self.stage.see(audit.head)[0] == size
+        elif again != answer:
+            assert isinstance(again, LeaseRefused)
+            assert again.problem.code in ("loan_stopped", "evidence_expired", "invalid_api_key")
+            assert self.stage.see(audit.head)[0] - size in (0, 1)
+
+    @rule(data=st.data(), share=st.integers(0, 100), late=st.integers(0, 50))
+    def report(self, data: st.DataObject, share: int, late: int) -> None:
+        """Serve some more and send a heartbeat, perhaps an old one."""
         if self.held:
             mine = self.held[data.draw(st.sampled_from(sorted(self.held)))]
+            self.serve(mine, share)
             self.stage.report(mine.id, max(0, mine.spent - late), mine.instance)
 
     @rule(data=st.data())
@@ -144,16 +153,18 @@ class LedgerMachine(RuleBasedStateMachine):
             mine = self.held[data.draw(st.sampled_from(sorted(self.held)))]
             self.stage.report(mine.id, mine.granted + 1, mine.instance)
 
-    @rule(data=st.data())
-    def drop(self, data: st.DataObject) -> None:
-        """Drop a lease; its closing report is on the way."""
+    @rule(data=st.data(), arrives=st.booleans())
+    def drop(self, data: st.DataObject, arrives: bool) -> None:
+        """Drop a lease; its closing report arrives at once, or later, or never."""
         if self.held:
             mine = self.held.pop(data.draw(st.sampled_from(sorted(self.held))))
             self.dropped[mine.id] = mine
+            if arrives:
+                self.stage.close(mine.id, mine.spent, mine.instance)
 
     @rule(data=st.data())
     def close(self, data: st.DataObject) -> None:
-        """A closing report arrives, for the first time or again."""
+        """A closing report arrives late, or again."""
         if self.dropped:
             mine = self.dropped[data.draw(st.sampled_from(sorted(self.dropped)))]
             self.stage.close(mine.id, mine.spent, mine.instance)
@@ -171,7 +182,7 @@ class LedgerMachine(RuleBasedStateMachine):
         instance = self.names[name]
         try:
             self.stage.attest(instance, life=10 * MINUTE)
-            self.attested.add(instance)
+            self.attested[instance] = self.stage.now + 10 * MINUTE
             assert instance not in self.stopped
         except (LoanStopped, TooBusy):
             return
@@ -184,9 +195,11 @@ class LedgerMachine(RuleBasedStateMachine):
         self.stage.now = Instant(self.stage.now + length)
         self.stage.do(lambda tx: sweeps.sweep(tx, now=self.stage.now))
 
+    @precondition(lambda self: self.busy >= 6)
     @rule(scope=st.sampled_from(["consumer", "enclave", "loan", "all"]), data=st.data())
     def stop(self, scope: Scope, data: st.DataObject) -> None:
         """Stop something, and see that what is out there is what the leases hold."""
+        self.busy = 0
         targets = {"consumer": ["ann", "bob"], "enclave": sorted(self.attested), "loan": ["loan-1"]}
         target = data.draw(st.sampled_from(targets.get(scope, [""])))
         order = self.stage.do(
@@ -217,13 +230,17 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def resume(self) -> None:
-        """Lift every stop."""
+        """Lift every stop; what it found running boots anew."""
         for one in self.stage.see(lambda tx: stops.list_stops(tx, active=True)):
             self.stage.do(
                 lambda tx, one=one: stops.lift(
                     tx, now=self.stage.now, operator=ADMIN, stop=one.id, reason=""
                 )
             )
+        for name, instance in self.names.items():
+            if instance in self.stopped:
+                self.crash(name)
+                self.attest(name)
 
     @rule(units=st.integers(-500, 1_000), cap=st.booleans())
     def change(self, units: int, cap: bool) -> None:
@@ -275,24 +292,27 @@ class LedgerMachine(RuleBasedStateMachine):
                     )
                 )
 
-    @rule(key=KEYS)
-    def revoke(self, key: str) -> None:
-        """Revoke a key; only now and then, or nothing is left to do."""
-        if len(self.asked) % 5 == 0:
-            self.stage.do(
-                lambda tx: consumers.revoke_key(
-                    tx, now=self.stage.now, operator=ADMIN, key=key_id(key)
-                )
+    @precondition(lambda self: len(self.asked) >= 15)
+    @rule()
+    def revoke(self) -> None:
+        """Revoke one key."""
+        self.stage.do(
+            lambda tx: consumers.revoke_key(
+                tx, now=self.stage.now, operator=ADMIN, key=key_id("ann-2")
             )
+        )
+        self.revoked = key_hash("ann-2")
 
     @rule()
     def restart(self) -> None:
         """The custodian dies and comes back from its disk."""
         self.stage.restart()
 
+    @precondition(lambda self: self.busy >= 12)
     @rule()
     def restore(self) -> None:
-        """After a backup was put back nothing is available and nothing is out."""
+        """After a backup was put back nothing is available and nothing is out; operators grant anew."""
+        self.busy = 0
         was = self.stage.see(epoch.current)
         now = self.stage.do(
             lambda tx: epoch.restore(tx, now=self.stage.now, operator=ADMIN, reason="drill")
@@ -301,6 +321,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.stopped |= {one.id for one in self.stage.see(instances.list_instances)}
         assert self.stage.see(leases.list_open) == ()
         assert self.stage.see(loans.list_loans)[0].budget.available == 0
+        self.change(1_000, cap=True)
+        self.change(1_000, cap=False)
 
     # What always holds ---------------------------------------------------------------------------
 
@@ -329,4 +351,4 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedger = LedgerMachine.TestCase
-TestLedger.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLedger.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)

@@ -102,7 +102,7 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 def ask(tx: Tx, *, now: Instant, instance: str, ask: LeaseAsk) -> LeaseGranted | LeaseRefused:
-    """M-3: answer once and for all: the same (instance, sequence) gets the same answer for ever.
+    """M-3: answer once: the same (instance, sequence) gets the same answer again, or after a stop a refusal.
 
     Refusals are answers (codes loan_stopped, evidence_expired, invalid_api_key, insufficient_quota,
     rate_limit_exceeded, conflict). Raises only BadMessage and UnknownThing (no such instance).
@@ -112,7 +112,7 @@ def ask(tx: Tx, *, now: Instant, instance: str, ask: LeaseAsk) -> LeaseGranted |
     s = _situation(tx, instance=instance, ask=ask)
     if s.request is not None and s.answer is not None:
         if is_equal(s.request, sha256(message)):
-            return from_json(s.answer, LeaseGranted | LeaseRefused)
+            return _again(tx, now=now, instance=instance, ask=ask, situation=s, answer=s.answer)
         # Two users of one sequence space: a clone, or a broken enclave.
         alarm(tx, now=now, instance=instance, about="sequence", detail={"sequence": ask.sequence})
         return _refused(ask, Conflict(about="sequence", got=ask.sequence, expected="as before"))
@@ -131,17 +131,25 @@ def ask(tx: Tx, *, now: Instant, instance: str, ask: LeaseAsk) -> LeaseGranted |
     return answer
 
 
+def _again(
+    tx: Tx, *, now: Instant, instance: str, ask: LeaseAsk, situation: Situation, answer: bytes
+) -> LeaseGranted | LeaseRefused:
+    """The answer that was given before; but not even an old grant leaves after a stop (M-7)."""
+    refusal = check_asker(situation, now=now)
+    stored = from_json(answer, LeaseGranted | LeaseRefused)
+    if refusal is None or isinstance(stored, LeaseRefused):
+        return stored
+    return _refuse(tx, now=now, instance=instance, ask=ask, terms=None, why=refusal)
+
+
 def _situation(tx: Tx, *, instance: str, ask: LeaseAsk) -> Situation:
     rows = tx.execute(_SITUATION, (ask.sequence, ask.key_hash, instance))
     if not rows:
         raise UnknownThing(about=f"instance {instance}")
     row = rows[0]
-    numbers = [
-        (row[7], 23),
-        (row[14], 27),
-        (row[15], 31),
-    ]  # account numbers, and where their terms are
-    there = [(number, Account(*row[at : at + 4])) for number, at in numbers if number is not None]
+    # The numbers of the path's accounts, each with where its terms begin in the row.
+    nodes = ((row[7], 23), (row[14], 27), (row[15], 31))
+    there = [(number, Account(*row[at : at + 4])) for number, at in nodes if number is not None]
     path = accounts.Path(tuple(number for number, _ in there), tuple(one for _, one in there))
     return Situation(*(*row[:23], path))
 

@@ -11,14 +11,14 @@ from leasehold.errors import AlreadyExists, BadRequest, UnknownThing
 
 UNITS_MAX: Final = 1 << 53  # exact in every JSON reader, and no sum of two overflows 63 bits
 REASON_CHARS_MAX: Final = 500
-NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def check_name(name: str, *, about: str) -> None:
     """Raise BadRequest for what would not survive in a URI, a CSV cell and a shell."""
     if not NAME.fullmatch(name):
         raise BadRequest(
-            about=about, got=name, expected="1 to 63 of a-z 0-9 . _ -, first a-z or 0-9"
+            about=about, got=name, expected="1 to 63 of A-Z a-z 0-9 . _ -, first a letter or digit"
         )
 
 

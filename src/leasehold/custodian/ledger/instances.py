@@ -28,6 +28,11 @@ SELECT id, loan, statement_key, machine, verdict, evidence_digest, certificate_e
        evidence_expires, epoch, state, registered, seen
 FROM instances
 """
+# A stop found it, or it proved that it wiped itself.
+_ENDED: Final = """
+SELECT instance FROM stop_instances WHERE instance = ?
+UNION SELECT id FROM instances WHERE id = ? AND state IN ('stopping', 'stopped')
+"""
 _EPOCH: Final = "SELECT value FROM meta WHERE name = 'epoch'"
 
 
@@ -76,7 +81,7 @@ def check_admissible(tx: Tx, *, instance: str, loan: str) -> None:
     )
     if stops:
         raise LoanStopped(about=stops[0][0])
-    if tx.execute("SELECT 1 FROM stop_instances WHERE instance = ?", (instance,)):
+    if tx.execute(_ENDED, (instance, instance)):
         raise LoanStopped(about="instance", got="stopped before", expected="a new one (N-7)")
     others = tx.execute(
         "SELECT COUNT(*) FROM instances WHERE loan = ? AND state IN ('live', 'stopping') AND id <> ?",

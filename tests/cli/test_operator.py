@@ -1,0 +1,315 @@
+"""The operators' commands against a real custodian on the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from click.testing import CliRunner, Result
+from tests.custodian.house import LOAN, MODEL, WAIT_SECONDS, Events, Guest, House, key_hash
+
+from leasehold.cli import main
+from leasehold.core.encoding import to_json
+from leasehold.core.messages import (
+    STOP_PROOF_KIND,
+    ExtensionAsk,
+    LeaseAsk,
+    StopOrder,
+    StopProof,
+    StopReport,
+)
+from leasehold.core.statements import sign
+from leasehold.core.units import Units
+from leasehold.custodian.serve import Running, running
+from leasehold.custodian.settings import Place
+from leasehold.errors import ChannelClosed
+
+T = TypeVar("T")
+
+
+@dataclass
+class Desk:
+    """A custodian in a thread of its own, and the command line before it."""
+
+    house: House
+    loop: asyncio.AbstractEventLoop
+    found: Running
+    stage: Path
+    proofs: list[Any] = field(default_factory=list)
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """Run a command and give what it printed, standard error after standard output."""
+        result = self.invoke(*words)
+        assert result.exit_code == code, (words, result.output, result.exception)
+        return result.output
+
+    def invoke(self, *words: str) -> Result:
+        """Run a command."""
+        folder = str(self.house.settings.folder)
+        return CliRunner(env={"LEASEHOLD_CUSTODIAN": folder}).invoke(main, list(words))
+
+    def json(self, *words: str) -> Any:
+        """What a command prints with --json."""
+        return json.loads(CliRunner().invoke(main, [*words, "--json", *self._where()]).stdout)
+
+    def refused(self, code: str, exit_code: int, *words: str) -> None:
+        """Check that a command fails for this reason and no other."""
+        assert f"error [{code}]:" in self.run(*words, code=exit_code)
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run something in the custodian's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(WAIT_SECONDS)
+
+    def file(self, name: str, data: bytes) -> str:
+        """A file of the operator's."""
+        (self.stage / name).write_bytes(data)
+        return str(self.stage / name)
+
+    def lend(self) -> None:
+        """A loan with a consumer `alice`, key `lh-alice`, 1,000 units."""
+        manifest = self.file("manifest.toml", self.house.manifest)
+        self.run("loan", "create", LOAN, "--model", MODEL, "--manifest", manifest, "--cap", "5000")
+        self.run("consumer", "add", "alice")
+        self.run("grant", "add", LOAN, "alice", "1000")
+
+    def guest(self) -> Guest:
+        """An attested instance that stays connected, and proves a stop as soon as it is told to."""
+        guest = Guest(self.house)
+        self.do(guest.attested(self.found.custodian))
+        self.do(self._listen(guest))
+        return guest
+
+    async def _listen(self, guest: Guest) -> None:
+        pushes = await self.found.custodian.subscribe(guest.id)
+
+        async def obey() -> None:
+            with suppress(ChannelClosed):
+                while True:
+                    if isinstance(await pushes.next(), StopOrder):
+                        report = StopReport(
+                            guest.id, LOAN, 1, (), 5000, self.found.custodian.ports.clock.now()
+                        )
+                        signed = sign(guest.statement, STOP_PROOF_KIND, to_json(report))
+                        await self.found.custodian.handle(guest.id, StopProof(signed))
+
+        self.proofs.append(asyncio.create_task(obey()))
+
+    def _where(self) -> tuple[str, str]:
+        return "--custodian", str(self.house.settings.folder)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """A running custodian."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    house = House.build(tmp_path / "custodian", address=Place("127.0.0.1", port))
+    loop, ready = asyncio.new_event_loop(), threading.Event()
+    box: list[Running] = []
+    stop = asyncio.Event()
+
+    async def live() -> None:
+        async with running(house.settings, log=Events()) as found:
+            box.append(found)
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(live()), daemon=True)
+    thread.start()
+    assert ready.wait(WAIT_SECONDS)
+    made = Desk(house, loop, box[0], tmp_path)
+    yield made
+
+    async def end() -> None:
+        for task in made.proofs:
+            task.cancel()
+        await asyncio.gather(*made.proofs, return_exceptions=True)
+        stop.set()
+
+    made.do(end())
+    thread.join(WAIT_SECONDS)
+    assert not thread.is_alive()
+    loop.close()
+
+
+def test_lending_and_granting(desk: Desk) -> None:
+    desk.lend()
+    assert "5,000" in desk.run("loan", "list")
+    assert "model: echo" in desk.run("loan", "show", LOAN)
+    assert desk.json("loan", "show", LOAN)["budget"]["available"] == 5000
+    assert "granted: 6,000" in desk.run("loan", "cap", LOAN, "--add", "1000")
+    assert "granted: 5,500" in desk.run("loan", "cap", LOAN, "--take", "500")
+    assert "alice" in desk.run("consumer", "list")
+    desk.run("grant", "change", LOAN, "alice", "--take", "400")
+    (grant,) = desk.json("grant", "list")
+    assert (grant["consumer"], grant["budget"]["available"]) == ("alice", 600)
+    assert "clinic\talice\t600\t600\t0\t0\t0" in desk.run("grant", "list", "--loan", LOAN)
+    assert "state: ended" in desk.run("loan", "end", LOAN)
+
+
+def test_a_key_is_shown_once_and_never_sent(desk: Desk) -> None:
+    desk.lend()
+    result = desk.invoke("consumer", "key", "add", "alice")
+    key = result.stdout.strip()
+    assert key.startswith("lh-")
+    assert len(key) == 67
+    (listed,) = desk.json("consumer", "key", "list")
+    assert key_hash(key).hex().startswith(listed["id"])
+    assert "live" in desk.run("consumer", "key", "list", "--consumer", "alice")
+    desk.run("consumer", "key", "revoke", listed["id"])
+    assert "revoked" in desk.run("consumer", "key", "list")
+    assert key not in desk.house.settings.ledger.read_bytes().decode("latin-1")
+
+
+def test_a_key_can_go_to_a_file_that_nobody_else_reads(desk: Desk) -> None:
+    desk.lend()
+    path = desk.stage / "alice.key"
+    output = desk.run("consumer", "key", "add", "alice", "--key-file", str(path))
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text().strip() not in output
+    desk.refused("already_exists", 4, "consumer", "key", "add", "alice", "--key-file", str(path))
+
+
+def test_requests_are_decided(desk: Desk) -> None:
+    desk.lend()
+    guest = desk.guest()
+    key = desk.invoke("consumer", "key", "add", "alice").stdout.strip()
+    for sequence, units in enumerate((500, 200), 1):
+        ask = ExtensionAsk(sequence, key_hash(key), Units(units), "night shift")
+        desk.do(desk.found.custodian.handle(guest.id, ask))
+        assert "night shift" in desk.run("requests", "list", "--status", "open")
+        (waiting,) = desk.json("requests", "list", "--status", "open")
+        if sequence == 1:
+            output = desk.run("requests", "approve", str(waiting["id"]), "--units", "300")
+            assert "alice has 300 units more under clinic: 1,300 of 1,300 are available" in output
+        else:
+            assert "denied" in desk.run(
+                "requests", "deny", str(waiting["id"]), "--reason", "not now"
+            )
+        desk.refused("conflict", 4, "requests", "approve", str(waiting["id"]))
+    assert [one["status"] for one in desk.json("requests", "list")] == ["denied", "approved"]
+
+
+def test_approving_above_the_cap_says_so(desk: Desk) -> None:
+    desk.lend()
+    guest = desk.guest()
+    key = desk.invoke("consumer", "key", "add", "alice").stdout.strip()
+    ask = ExtensionAsk(1, key_hash(key), Units(9000), "all of it")
+    desk.do(desk.found.custodian.handle(guest.id, ask))
+    assert "covers less than that" in desk.run("requests", "approve", "1")
+
+
+def test_a_stop_waits_for_every_proof(desk: Desk) -> None:
+    desk.lend()
+    guests = [desk.guest(), desk.guest()]
+    output = desk.run("stop", "loan", LOAN, "--reason", "enough", "--wait")
+    assert "Stop 1 of loan clinic is in force. At most 0 units can still be served." in output
+    for guest in guests:
+        assert f"{guest.id} proved that it stopped" in output
+    assert "It is complete" in output
+    assert {one["state"] for one in desk.json("instances")} == {"stopped"}
+    assert "enough" in desk.run("resume")
+    assert "lifted" in desk.run("resume", "1", "--reason", "over")
+    assert desk.json("resume") == []
+
+
+def test_a_stop_that_is_not_proved_in_time_says_what_is_left(desk: Desk) -> None:
+    desk.lend()
+    key = desk.invoke("consumer", "key", "add", "alice").stdout.strip()
+    guest = Guest(desk.house)
+    desk.do(guest.attested(desk.found.custodian))
+    ask = LeaseAsk(1, key_hash(key), Units(40), Units(40), 0, Units(0))
+    desk.do(desk.found.custodian.handle(guest.id, ask))
+    words = ("stop", "enclave", guest.id, "--reason", "suspect", "--wait", "--seconds", "1")
+    output = desk.run(*words, code=5)
+    assert "At most 40 units can still be served" in output
+    assert f"Not yet proved: {guest.id}" in output
+
+
+def test_a_stop_of_everything_and_of_a_consumer(desk: Desk) -> None:
+    desk.lend()
+    assert "Stop 1 of consumer alice" in desk.run("stop", "consumer", "alice", "--reason", "x")
+    assert "Stop 2 of everything" in desk.run("stop", "all", "--reason", "drill")
+    assert desk.json("stop", "all", "--reason", "again")["stop"]["id"] == 2
+    desk.refused("not_found", 4, "stop", "loan", "none", "--reason", "x")
+    desk.refused("invalid_request", 2, "stop", "all", "thing", "--reason", "x")
+    assert "--reason is needed" in desk.run("resume", "1", code=2)
+
+
+def test_usage_in_three_forms(desk: Desk) -> None:
+    desk.lend()
+    key = desk.invoke("consumer", "key", "add", "alice").stdout.strip()
+    guest = Guest(desk.house)
+    desk.do(guest.attested(desk.found.custodian))
+    ask = LeaseAsk(1, key_hash(key), Units(40), Units(40), 0, Units(0))
+    desk.do(desk.found.custodian.handle(guest.id, ask))
+    assert "clinic\talice\t1\t40\t0\t0" in desk.run("usage")
+    assert desk.json("usage", "--by", "loan")[0]["outstanding"] == 40
+    assert guest.id in desk.run("usage", "--by", "instance", "--csv")
+
+
+def test_instances_are_called_simulated(desk: Desk) -> None:
+    desk.lend()
+    guest = desk.guest()
+    output = desk.run("instances", "--state", "live")
+    assert guest.id in output
+    assert "SIMULATED" in output
+
+
+def test_the_audit_log_is_listed_kept_and_verified(desk: Desk) -> None:
+    desk.lend()
+    kept = desk.stage / "checkpoint"
+    desk.run("audit", "checkpoint", "--out", str(kept))
+    desk.run("consumer", "add", "bob")
+    assert "admin\tconsumer.add" in desk.run("audit", "list")
+    assert [e["index"] for e in desk.json("audit", "list", "--start", "1", "--count", "2")] == [
+        1,
+        2,
+    ]
+    output = desk.run("audit", "verify", "--since", str(kept))
+    assert "5 entries fit the checkpoint" in output
+    assert f"The first 4 are the ones that {kept} signed." in output
+    desk.refused("bad_signature", 2, "audit", "verify", "--key", "00" * 32)
+    forged = desk.file("forged", kept.read_bytes().replace(b"\n4\n", b"\n3\n"))
+    desk.refused("bad_signature", 2, "audit", "verify", "--since", forged)
+
+
+def test_another_manifest_takes_over(desk: Desk) -> None:
+    desk.lend()
+    file = desk.file("next.toml", desk.house.make_manifest(name="next"))
+    desk.run("loan", "manifest", LOAN, file)
+    entries = desk.json("audit", "list")
+    assert entries[-1]["kind"].startswith("loan.")
+    wrong = desk.file("wrong.toml", b"nothing")
+    desk.refused("bad_manifest", 2, "loan", "manifest", LOAN, wrong)
+
+
+def test_roles_bind(desk: Desk) -> None:
+    folder = str(desk.house.settings.folder)
+    desk.run("operator", "add", "sam", "--role", "stopper")
+    assert "sam\tstopper" in desk.run("operator", "list")
+    # The running custodian does not know the new operator yet.
+    assert "not_permitted" in desk.run("loan", "list", "--operator", "sam", code=4)
+    assert "file_trouble" in desk.run("loan", "list", "--operator", "eve", code=5)
+    assert (Path(folder) / "operators" / "sam.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_custodian_that_is_not_there(desk: Desk) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    desk.refused("custodian_unreachable", 5, "loan", "list", "--address", f"127.0.0.1:{port}")
+    desk.refused("bad_address", 2, "loan", "list", "--address", "nowhere")
+
+
+def test_another_custodian_is_not_talked_to(desk: Desk, tmp_path: Path) -> None:
+    other = House.build(tmp_path / "other" / "custodian", address=desk.house.settings.address)
+    where = str(other.settings.folder)
+    desk.refused("custodian_unreachable", 5, "loan", "list", "--custodian", where)

@@ -1,0 +1,403 @@
+"""The HTTP side, without sockets: who may do what, what comes back, and what is never told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from leasehold.core.crypto import sha256
+from leasehold.core.encoding import b64, from_json, to_json
+from leasehold.core.lease import LeasePolicy
+from leasehold.core.messages import MESSAGE_BYTES_MAX, Attest, Problem, Release
+from leasehold.core.tariff import PER_TOKEN
+from leasehold.core.units import DAY, Units
+from leasehold.custodian import desk, watch
+from leasehold.custodian.ledger import audit
+from leasehold.custodian.records import (
+    AuditPage,
+    CheckpointView,
+    GrantView,
+    Hello,
+    InstanceView,
+    LoanOrder,
+    LoanView,
+    ProgressView,
+)
+from leasehold.custodian.release import read_header
+from leasehold.custodian.settings import Rules
+
+from .house import LOAN, MODEL, Guest, House, Office, challenge_over, peer_of_release
+
+ENDPOINTS = [(method, path) for method, path, _ in (*desk.ENDPOINTS, *watch.ENDPOINTS)]
+
+
+def code_of(answer: httpx2.Response) -> tuple[int, str]:
+    """Status and code of a refusal; fails where it is not exactly a Problem."""
+    problem = from_json(answer.content, Problem)
+    assert answer.headers["content-type"] == "application/json"
+    return answer.status_code, problem.code
+
+
+def filled(path: str) -> str:
+    """A path with something in its placeholders."""
+    return path.replace("{name}", LOAN).replace("{id}", "1")
+
+
+def ids() -> Iterator[str]:
+    """Names of the endpoints for the report."""
+    return (f"{method} {path}" for method, path in ENDPOINTS)
+
+
+# Enclaves ----------------------------------------------------------------------------------------
+
+
+async def test_an_enclave_attests_over_http(office: Office) -> None:
+    guest = Guest(office.house)
+    async with office.client() as client:
+        attest = guest.answer((await challenge_over(client)).nonce)
+        answer = await client.post("/enclave/attest", content=to_json(attest))
+    assert answer.status_code == 200
+    release = from_json(answer.content, Release)
+    key = (office.house.settings.models / f"{MODEL}.key").read_text().strip()
+    assert guest.open(release, attest).hex() == key
+    assert release.instance == guest.id
+    assert answer.headers["cache-control"] == "no-store"
+    assert ("attested", {"instance": guest.id, "loan": LOAN}) in office.log.said
+
+
+async def test_a_refusal_is_a_problem_with_its_status(office: Office) -> None:
+    async with office.client() as client:
+        attest = Guest(office.house).answer(bytes(32))
+        answer = await client.post("/enclave/attest", content=to_json(attest))
+    assert code_of(answer) == (403, "wrong_nonce")
+    assert ("attestation_refused", {"code": "wrong_nonce"}) in office.log.said
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"\xff\xfe", b'{"nonce":1}'])
+async def test_a_body_of_another_form_is_refused(office: Office, body: bytes) -> None:
+    async with office.client() as client:
+        assert code_of(await client.post("/enclave/attest", content=body)) == (400, "bad_message")
+
+
+async def test_an_unknown_field_is_refused(office: Office) -> None:
+    async with office.client() as client:
+        attest = Guest(office.house).answer((await challenge_over(client)).nonce)
+        body = to_json(attest)[:-1] + b',"extra":1}'
+        assert from_json(to_json(attest), Attest) == attest
+        assert code_of(await client.post("/enclave/attest", content=body)) == (400, "bad_message")
+
+
+async def test_a_body_that_is_too_large_is_refused(office: Office) -> None:
+    async with office.client() as client:
+        answer = await client.post("/enclave/attest", content=b" " * (MESSAGE_BYTES_MAX + 1))
+    assert code_of(answer) == (413, "body_too_large")
+
+
+async def test_strangers_are_slowed_down(house: House) -> None:
+    office = Office.open(house, rules=Rules(attests_rate=1, attests_burst=3))
+    async with office.client() as client:
+        for _ in range(3):
+            await challenge_over(client)
+        answer = await client.post("/enclave/challenge")
+        assert code_of(answer) == (429, "rate_limit_exceeded")
+        assert answer.headers["retry-after"] == "1"
+        office.clock.passed += 1000
+        await challenge_over(client)
+
+
+# Who is there ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "path"), ENDPOINTS, ids=list(ids()))
+async def test_no_endpoint_of_operators_answers_without_a_certificate(
+    office: Office, method: str, path: str
+) -> None:
+    async with office.client() as client:
+        answer = await client.request(method, filled(path))
+    assert code_of(answer) == (401, "certificate_required")
+
+
+@pytest.mark.parametrize(("method", "path"), ENDPOINTS, ids=list(ids()))
+async def test_no_endpoint_of_operators_answers_an_enclave(
+    office: Office, method: str, path: str
+) -> None:
+    peer = peer_of_release(await Guest(office.house).attested(office.custodian))
+    async with office.client(peer) as client:
+        answer = await client.request(method, filled(path))
+    assert code_of(answer) == (403, "not_permitted")
+
+
+async def test_a_good_certificate_of_nobody_named_is_refused(office: Office) -> None:
+    async with office.client(office.stranger("eve")) as client:
+        assert code_of(await client.get("/operator/loans")) == (403, "not_permitted")
+
+
+async def test_a_certificate_that_ran_out_on_an_open_connection_is_refused(office: Office) -> None:
+    async with office.client(office.operator()) as client:
+        assert (await client.get("/operator/hello")).status_code == 200
+        office.clock.passed += 366 * DAY
+        assert code_of(await client.get("/operator/hello")) == (403, "evidence_expired")
+
+
+async def test_the_custodian_says_who_is_there(office: Office) -> None:
+    async with office.client(office.operator()) as client:
+        hello = from_json((await client.get("/operator/hello")).content, Hello)
+    assert (hello.operator, hello.role) == ("admin", "admin")
+    assert hello.root == office.house.settings.keys.root.public.hex()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("GET", "/", (404, "unknown_endpoint")),
+        ("GET", "/operator", (404, "unknown_endpoint")),
+        ("GET", "/enclave/attest", (405, "unknown_endpoint")),
+        ("DELETE", "/operator/loans", (405, "unknown_endpoint")),
+    ],
+)
+async def test_what_is_not_there_is_said(
+    office: Office, method: str, path: str, expected: tuple[int, str]
+) -> None:
+    async with office.client(office.operator()) as client:
+        assert code_of(await client.request(method, path)) == expected
+
+
+async def test_an_unforeseen_failure_tells_nothing(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        raise RuntimeError("the secret is swordfish")
+
+    monkeypatch.setattr(office.custodian, "challenge", fail)
+    async with office.client() as client:
+        answer = await client.post("/enclave/challenge")
+    assert code_of(answer) == (500, "internal")
+    assert "swordfish" not in answer.text
+    ((name, fields),) = office.log.said
+    assert (name, fields["error"]) == ("internal_error", "RuntimeError")
+    assert "swordfish" not in str(fields)
+    assert str(fields["where"]).startswith("test_api.py:")
+
+
+async def test_a_ledger_that_cannot_write_is_unavailable(office: Office) -> None:
+    await office.custodian.ports.store.close()
+    async with office.client(office.operator()) as client:
+        answer = await client.post("/operator/consumers", content=b'{"name":"bob"}')
+    assert code_of(answer) == (503, "store_failed")
+
+
+# What operators do -------------------------------------------------------------------------------
+
+
+async def test_lending_from_nothing(house: House) -> None:
+    office = Office.open(house)
+    async with office.client(office.operator()) as client:
+
+        async def send(method: str, path: str, body: object) -> Any:
+            answer = await client.request(method, f"/operator/{path}", content=to_json(body))
+            assert answer.status_code == 200, answer.text
+            return answer.content
+
+        await send("PUT", f"models/{MODEL}", {})
+        await send("PUT", f"models/{MODEL}", {})  # again is harmless
+        order = LoanOrder(LOAN, MODEL, house.manifest, Units(500), PER_TOKEN, LeasePolicy())
+        loan = from_json(await send("POST", "loans", order), LoanView)
+        assert (loan.budget.granted, loan.budget.available) == (500, 500)
+        await send("POST", "consumers", {"name": "bob"})
+        key_hash = b64(sha256(b"lh-bob"))
+        await send("POST", "keys", {"consumer": "bob", "key_hash": key_hash})
+        grant = {"loan": LOAN, "consumer": "bob", "units": 300}
+        await send("POST", "grants", grant)
+        changed = await send("POST", "grants/change", grant | {"units": -100})
+        assert from_json(changed, GrantView).budget.available == 200
+        loan = from_json(await send("POST", f"loans/{LOAN}/cap", {"units": 250}), LoanView)
+        assert loan.budget.granted == 750
+        (key,) = (await client.get("/operator/keys?consumer=bob")).json()
+        cap = {"loan": LOAN, "key": key["id"], "units": 50}
+        await send("POST", "key-caps", cap)
+        (capped,) = (await client.get(f"/operator/key-caps?loan={LOAN}")).json()
+        assert capped["budget"]["available"] == 50
+        await send("POST", f"keys/{key['id']}/revoke", {})
+        await send("POST", f"loans/{LOAN}/end", {})
+        assert (await client.get(f"/operator/loans/{LOAN}")).json()["state"] == "ended"
+
+    entries = await office.custodian.look(lambda tx: audit.entries(tx, start=0, count=100))
+    assert {entry.actor for entry in entries} == {"admin"}
+    assert len(entries) == 10
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "expected"),
+    [
+        ("GET", "loans/none", None, (404, "not_found")),
+        ("POST", "loans/none/cap", {"units": 1}, (404, "not_found")),
+        ("POST", f"loans/{LOAN}/cap", {"units": -10_001}, (429, "insufficient_quota")),
+        ("POST", f"loans/{LOAN}/cap", {"units": 1.5}, (400, "bad_message")),
+        ("POST", f"loans/{LOAN}/cap", {"units": 1, "why": ""}, (400, "bad_message")),
+        ("POST", "consumers", {"name": "alice"}, (409, "already_exists")),
+        ("POST", "consumers", {"name": "A/B"}, (400, "invalid_request")),
+        ("POST", "keys", {"consumer": "alice", "key_hash": "AA=="}, (400, "bad_message")),
+        ("POST", "grants", {"loan": LOAN, "consumer": "x", "units": 1}, (404, "not_found")),
+        ("POST", "requests/1/approve", {}, (404, "not_found")),
+        ("POST", "requests/x/approve", {}, (404, "not_found")),
+        ("POST", "requests/1/deny", {}, (400, "bad_message")),
+        ("POST", "stops", {"scope": "world", "target": "", "reason": ""}, (400, "bad_message")),
+        ("POST", "stops", {"scope": "all", "target": "x", "reason": ""}, (400, "invalid_request")),
+        ("POST", "stops", {"scope": "loan", "target": "x", "reason": ""}, (404, "not_found")),
+        ("POST", "stops/9/lift", {"reason": "x"}, (404, "not_found")),
+        ("GET", "stops/9", None, (404, "not_found")),
+        ("GET", "key-caps", None, (400, "invalid_request")),
+        ("GET", "usage?by=moon", None, (400, "invalid_request")),
+        ("GET", "usage?moon=1", None, (400, "invalid_request")),
+        ("GET", "audit?count=1001", None, (400, "invalid_request")),
+        ("PUT", "models/none", {}, (503, "file_trouble")),
+        ("PUT", "models/..", {}, (404, "unknown_endpoint")),
+        ("PUT", "models/%2e%2e%5cx", {}, (400, "bad_sealed_model")),
+        ("PUT", f"loans/{LOAN}/manifest", {"manifest": "AAAA"}, (400, "bad_manifest")),
+    ],
+)
+async def test_each_refusal_has_its_code(
+    office: Office, method: str, path: str, body: object, expected: tuple[int, str]
+) -> None:
+    async with office.client(office.operator()) as client:
+        content = b"" if body is None else to_json(body)
+        answer = await client.request(method, f"/operator/{path}", content=content)
+    assert code_of(answer) == expected
+
+
+async def test_a_model_that_was_sealed_anew_is_not_taken_for_the_registered_one(
+    office: Office,
+) -> None:
+    models = office.house.settings.models
+    (models / f"{MODEL}.sealed").rename(models / "old")
+    (models / f"{MODEL}.key").unlink()
+    office.house._seal(models / "again")
+    async with office.client(office.operator()) as client:
+        answer = await client.put(f"/operator/models/{MODEL}", content=b"{}")
+    assert code_of(answer) == (409, "conflict")
+
+
+async def test_instances_and_appraisals_are_shown(office: Office) -> None:
+    guest = Guest(office.house)
+    await guest.attested(office.custodian)
+    pushes = await office.custodian.subscribe(guest.id)
+    async with office.client(office.operator()) as client:
+        answer = await client.get(f"/operator/instances?loan={LOAN}&state=live")
+        (shown,) = from_json(answer.content, list[InstanceView])
+        assert (shown.id, shown.connected, shown.simulated) == (guest.id, True, True)
+        office.custodian.unsubscribe(pushes)
+        answer = await client.get("/operator/instances")
+        assert not from_json(answer.content, list[InstanceView])[0].connected
+        (appraisal,) = (await client.get("/operator/appraisals?count=5")).json()
+        assert (appraisal["instance"], appraisal["code"]) == (guest.id, "")
+
+
+async def test_a_stop_shows_how_far_it_has_come(office: Office) -> None:
+    guest = Guest(office.house)
+    await guest.attested(office.custodian)
+    async with office.client(office.operator()) as client:
+        body = to_json({"scope": "loan", "target": LOAN, "reason": "enough"})
+        progress = from_json(
+            (await client.post("/operator/stops", content=body)).content, ProgressView
+        )
+        assert (progress.pending, progress.complete) == ((guest.id,), False)
+        again = await client.get(f"/operator/stops/{progress.stop.id}?proved=0")
+        assert from_json(again.content, ProgressView).pending == (guest.id,)
+        (listed,) = (await client.get("/operator/stops?active=true")).json()
+        assert (listed["actor"], listed["reason"]) == ("admin", "enough")
+        await client.post(
+            f"/operator/stops/{progress.stop.id}/lift", content=to_json({"reason": "over"})
+        )
+        assert (await client.get("/operator/stops?active=true")).json() == []
+
+
+async def test_the_audit_log_can_be_verified_from_outside(office: Office) -> None:
+    async with office.client(office.operator()) as client:
+        hello = from_json((await client.get("/operator/hello")).content, Hello)
+        text = from_json(
+            (await client.get("/operator/audit/checkpoint")).content, CheckpointView
+        ).checkpoint
+        page = from_json(
+            (await client.get("/operator/audit?start=0&count=1000")).content, AuditPage
+        )
+    public = bytes.fromhex(hello.audit_key)
+    assert audit.verify(page.leaves, text, origin=hello.origin, public=public) == page.size
+    assert [entry.index for entry in page.entries] == list(range(page.size))
+
+
+# Sealed models -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def digest(office: Office) -> str:
+    """The model's digest."""
+    root = office.house.settings.keys.root.public
+    return read_header(office.house.settings.models, MODEL, root=root).digest.hex()
+
+
+async def test_anybody_may_have_the_ciphertext(office: Office, digest: str) -> None:
+    async with office.client() as client:
+        answer = await client.get(f"/models/{digest}")
+        assert answer.status_code == 200
+        assert answer.content == office.house.sealed
+        assert answer.headers["etag"] == f'"{digest}"'
+        head = await client.head(f"/models/{digest}")
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == str(len(office.house.sealed))
+        same = await client.get(f"/models/{digest}", headers={"if-none-match": f'"{digest}"'})
+        assert same.status_code == 304
+
+
+@pytest.mark.parametrize(
+    ("wanted", "start", "end"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=0-99", 0, 100),
+        ("bytes=100-", 100, None),
+        ("bytes=-7", -7, None),
+        ("bytes=10-99999999999", 10, None),
+        ("bytes=-99999999999", 0, None),
+    ],
+)
+async def test_one_range_of_it(
+    office: Office, digest: str, wanted: str, start: int, end: int | None
+) -> None:
+    sealed = office.house.sealed
+    async with office.client() as client:
+        answer = await client.get(f"/models/{digest}", headers={"range": wanted})
+    assert answer.status_code == 206
+    assert answer.content == sealed[start:end]
+    first, last, _ = slice(start, end).indices(len(sealed))
+    assert answer.headers["content-range"] == f"bytes {first}-{last - 1}/{len(sealed)}"
+
+
+@pytest.mark.parametrize(
+    "wanted", ["bytes=99999999-", "bytes=5-4", "bytes=-0", "bytes=-", "bytes=0-1,3-4", "rows=1-2"]
+)
+async def test_any_other_range_is_refused(office: Office, digest: str, wanted: str) -> None:
+    async with office.client() as client:
+        answer = await client.get(f"/models/{digest}", headers={"range": wanted})
+    assert code_of(answer) == (416, "range_not_satisfiable")
+
+
+async def test_a_range_of_another_file_becomes_the_whole_file(office: Office, digest: str) -> None:
+    async with office.client() as client:
+        headers = {"range": "bytes=0-9", "if-range": '"another"'}
+        answer = await client.get(f"/models/{digest}", headers=headers)
+    assert (answer.status_code, answer.content) == (200, office.house.sealed)
+
+
+@pytest.mark.parametrize("name", ["00" * 32, MODEL, "..%2froot.key"])
+async def test_only_registered_models_are_on_the_shelf(office: Office, name: str) -> None:
+    async with office.client() as client:
+        answer = await client.get(f"/models/{name}")
+    assert answer.status_code == 404
+
+
+async def test_a_model_whose_file_is_gone_is_said(office: Office, digest: str) -> None:
+    (office.house.settings.models / f"{MODEL}.sealed").unlink()
+    async with office.client() as client:
+        assert code_of(await client.get(f"/models/{digest}")) == (503, "file_trouble")
