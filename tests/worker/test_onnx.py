@@ -15,8 +15,7 @@ from leasehold.errors import BadModel
 from leasehold.worker.onnx import OnnxEngine
 
 USE = """
-import ctypes, os, sys
-sys.path.insert(0, {root!r})
+import ctypes, os
 from pathlib import Path
 from leasehold.core.frames import Embed, MemoryFile, Settings, Texts
 from leasehold.worker.onnx import OnnxEngine
@@ -29,7 +28,7 @@ for path in Path({models!r}).iterdir():
 engine = OnnxEngine()
 engine.load(files, Settings())
 engine.embed(Embed(1, Texts(("lease",))), lambda: True)
-print(getenv(b"ORT_DISABLE_TELEMETRY").decode(), len(os.listdir("/proc/self/net")) > 0)
+print(getenv(b"ORT_DISABLE_TELEMETRY").decode())
 """
 
 
@@ -39,9 +38,8 @@ def test_telemetry_is_off_and_nothing_is_written(encoder: Model, tmp_path: Path)
     home.mkdir()
     for name, data in encoder.files.items():
         (models / name).write_bytes(data)
-    root = str(Path(__file__).parents[2])
     done = subprocess.run(
-        [sys.executable, "-B", "-c", USE.format(root=root, models=str(models))],
+        [sys.executable, "-B", "-c", USE.format(models=str(models))],
         env={"HOME": str(home), "XDG_CACHE_HOME": str(home)},
         cwd=home,
         capture_output=True,
@@ -49,7 +47,7 @@ def test_telemetry_is_off_and_nothing_is_written(encoder: Model, tmp_path: Path)
         check=True,
         timeout=60,
     )
-    assert done.stdout.split() == ["1", "True"]
+    assert done.stdout == "1\n"
     assert list(home.rglob("*")) == []
 
 

@@ -155,7 +155,7 @@ class MemoryFile:
     fd: int
 
 
-# Governor to worker ------------------------------------------------------------------------------
+# Governor to worker (W-2) ------------------------------------------------------------------------
 
 
 class Load(Record, tag=10, frozen=True):
@@ -195,7 +195,7 @@ class Cancel(Record, tag=14, frozen=True):
     id: Id
 
 
-# Worker to governor ------------------------------------------------------------------------------
+# Worker to governor (W-3) ------------------------------------------------------------------------
 
 
 class Loaded(Record, tag=20, frozen=True):

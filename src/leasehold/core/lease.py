@@ -13,7 +13,7 @@ import msgspec
 from leasehold.core.units import SECOND, Duration, Units
 from leasehold.errors import BudgetExhausted, Conflict
 
-SHARE: Final = 4  # one lease takes at most 1/4 of an instance's even share of what is left
+SHARE: Final = 4  # one lease takes at most 1/4 of an instance's even share of what may be leased
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -117,5 +117,5 @@ def size_lease(
     # Of a consumer that has not used anything yet, nothing is known but this request: one a second.
     expected = rate or need * 1000
     wanted = expected * policy.span // (SECOND * 1000) - held
-    share = available // (SHARE * max(1, instances))
+    share = room // (SHARE * max(1, instances))
     return Units(min(room, max(least, need, min(wanted, share))))

@@ -46,7 +46,8 @@ ADMIN = Operator("ada", Role.ADMIN)
 STOPPER = Operator("sam", Role.STOPPER)
 VIEWER = Operator("vic", Role.VIEWER)
 START = Instant(1_800_000_000_000)
-POLICY = LeasePolicy(ttl=Duration(30_000), span=Duration(10_000), outstanding_max=Units(5_000))
+EXACT = LeasePolicy(ttl=Duration(30_000), outstanding_max=Units(5_000), exact=True)
+LOOSE = LeasePolicy(ttl=Duration(30_000), outstanding_max=Units(2_500))
 DIGEST = "ab" * 32
 
 
@@ -106,7 +107,7 @@ class Stage:
         loan: str = "loan-1",
         *,
         cap: int = 10_000,
-        policy: LeasePolicy = POLICY,
+        policy: LeasePolicy = EXACT,
         instances_max: int = 8,
         dead_man: Duration = MINUTE,
     ) -> None:

@@ -29,7 +29,7 @@ from leasehold.custodian.ledger import (
 )
 from leasehold.errors import BudgetExhausted, LeaseholdError, LoanStopped, TooBusy
 
-from .stage import ADMIN, START, STOPPER, Stage, key_hash, key_id
+from .stage import ADMIN, LOOSE, START, STOPPER, Stage, key_hash, key_id
 
 KEYS = st.sampled_from(["ann-1", "ann-2", "bob-1"])
 INSTANCES = st.sampled_from(["one", "two", "three"])
@@ -49,7 +49,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.stage = Stage()
-        self.stage.lend(cap=3_000)
+        self.stage.lend(cap=3_000, policy=LOOSE)
         self.stage.enrol("ann", "ann-1", "ann-2", units=2_000)
         self.stage.enrol("bob", "bob-1", units=2_000)  # the grants overcommit the cap
         for name in ("one.0", "two.0"):
@@ -63,7 +63,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.stopped: set[str] = set()
         self.busy = 0  # asks since the last stop or restore
         self.revoked = b""
-        self.attested = {name: START + DAY for name in ("one.0", "two.0")}  # until when
+        self.attested = dict.fromkeys(("one.0", "two.0"), START + DAY)  # until when
         self.log: list[tuple[int, bytes]] = []
 
     def attempt(self, work: Any, *allowed: type[LeaseholdError]) -> Any:
