@@ -52,6 +52,10 @@ class LeaseholdError(Exception):
             parts.append(self.do)
         return " ".join(parts)
 
+    def again(self) -> LeaseholdError:
+        """The same refusal to be raised anew: whoever raises one object twice keeps both callers' frames."""
+        return type(self)(expected=self.expected, got=self.got, about=self.about, told=self.told)
+
 
 # The four kinds of blame -------------------------------------------------------------------------
 

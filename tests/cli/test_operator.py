@@ -226,7 +226,7 @@ def test_a_stop_that_is_not_proved_in_time_says_what_is_left(desk: Desk) -> None
     key = desk.invoke("consumer", "key", "add", "alice").stdout.strip()
     guest = Guest(desk.house)
     desk.do(guest.attested(desk.found.custodian))
-    ask = LeaseAsk(1, key_hash(key), Units(40), Units(40), 0, Units(0))
+    ask = LeaseAsk(1, key_hash(key), Units(40), Units(40), 1, Units(0))
     desk.do(desk.found.custodian.handle(guest.id, ask))
     words = ("stop", "enclave", guest.id, "--reason", "suspect", "--wait", "--seconds", "1")
     output = desk.run(*words, code=5)
@@ -249,7 +249,7 @@ def test_usage_in_three_forms(desk: Desk) -> None:
     key = desk.invoke("consumer", "key", "add", "alice").stdout.strip()
     guest = Guest(desk.house)
     desk.do(guest.attested(desk.found.custodian))
-    ask = LeaseAsk(1, key_hash(key), Units(40), Units(40), 0, Units(0))
+    ask = LeaseAsk(1, key_hash(key), Units(40), Units(40), 1, Units(0))
     desk.do(desk.found.custodian.handle(guest.id, ask))
     assert "clinic\talice\t1\t40\t0\t0" in desk.run("usage")
     assert desk.json("usage", "--by", "loan")[0]["outstanding"] == 40

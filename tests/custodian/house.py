@@ -203,8 +203,24 @@ class House:
         return house
 
     def configure(self, **changed: object) -> bytes:
-        """A signed configuration, as far as the custodian reads it."""
-        keys = {"version": 1, "loan": LOAN, "engine": "fake"} | changed
+        """A signed configuration of an enclave; `changed` replaces keys."""
+        keys: dict[str, object] = {
+            "version": 1,
+            "loan": LOAN,
+            "engine": "fake",
+            "attester": "simulated",
+            "custodian_root": self.settings.keys.root.public.hex(),
+            "custodian_ca": self.settings.keys.authority.certificate,
+            "custodian_name": "localhost",
+            "dead_man_seconds": 60,
+            "context_tokens": 4096,
+            "slots": 1,
+            "threads": 1,
+            "block_tokens": 64,
+            "queue_max": 8,
+            "concurrency_max": 8,
+            "body_bytes_max": 65536,
+        } | changed
         text = "\n".join(f"{name} = {to_json(value).decode()}" for name, value in keys.items())
         return sign_text(self.settings.keys.root, CONFIGURATION_KIND, text.encode())
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -401,3 +403,9 @@ async def test_a_model_whose_file_is_gone_is_said(office: Office, digest: str) -
     (office.house.settings.models / f"{MODEL}.sealed").unlink()
     async with office.client() as client:
         assert code_of(await client.get(f"/models/{digest}")) == (503, "file_trouble")
+
+
+def test_the_specification_lists_every_endpoint() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "spec" / "custodian-api.md").read_text()
+    listed = re.findall(r"^\| ([A-Z]+) \| `(/operator/[^`]*)` \|", page, re.MULTILINE)
+    assert sorted(listed) == sorted(ENDPOINTS)

@@ -1,4 +1,4 @@
-"""N-4: one channel of one instance, over memory."""
+"""N-4, O-10 to O-13: one channel of one instance, over memory."""
 
 from __future__ import annotations
 

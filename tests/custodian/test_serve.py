@@ -29,11 +29,14 @@ from leasehold.core.messages import (
     StopOrder,
 )
 from leasehold.core.units import DAY, Units, after
-from leasehold.custodian.ledger import audit
+from leasehold.custodian.ledger import audit, loans
 from leasehold.custodian.serve import Running, SystemClock, running, serve
 from leasehold.custodian.settings import Place, read_credentials
-from leasehold.errors import FileTrouble, PortInUse, StoreFailed
+from leasehold.enclave.settings import parse_settings
+from leasehold.enclave.wire import HttpsWire
+from leasehold.errors import FileTrouble, LoanStopped, PortInUse, StoreFailed, WrongNonce
 from leasehold.net.certificates import OperatorIdentity, Validity, issue_client, make_authority
+from leasehold.net.fetch import RangeReader
 from leasehold.net.tls import TlsContext, client_context
 
 from .house import (
@@ -225,3 +228,40 @@ async def test_sigterm_ends_it_in_good_order(house: House) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         await serve(listen_anywhere(house.settings), log=log, on_ready=on_ready)
     assert [name for name, _ in log.said] == ["serving", "stopping"]
+
+
+async def test_the_enclave_s_own_wire_talks_to_it(house: House) -> None:
+    guest = Guest(house)
+    async with custodian(house) as found:
+        settings = parse_settings(house.configuration)
+        wire = HttpsWire("127.0.0.1", found.address.port, settings, guest.tls)
+        challenge = await wire.challenge()
+        release = await wire.attest(guest.answer(challenge.nonce))
+        line = await wire.open_channel(release.certificate)
+        await line.send(to_json(Heartbeat(1, ())))
+        assert isinstance(from_json(await line.receive(), FromCustodian), HeartbeatAck)
+        await found.custodian.stop(ADMIN, "all", "", "drill")
+        assert isinstance(from_json(await line.receive(), FromCustodian), StopOrder)
+        await line.close()
+        with pytest.raises(WrongNonce):
+            await wire.attest(guest.answer(challenge.nonce))
+        with pytest.raises(LoanStopped):
+            await wire.attest(guest.answer((await wire.challenge()).nonce))
+
+
+async def test_a_sealed_model_is_fetched_by_ranges(house: House) -> None:
+    async with custodian(house) as found:
+        (model,) = await found.custodian.look(loans.list_models)
+        url = f"https://127.0.0.1:{found.address.port}/models/{model.digest}"
+        context = client_context(house.settings.keys.authority.certificate)
+        out = bytearray(1000)
+
+        def fetch() -> int:
+            reader = RangeReader(url, context=context)
+            try:
+                return reader.read_into(200, memoryview(out))
+            finally:
+                reader.close()
+
+        assert await asyncio.to_thread(fetch) == model.sealed_bytes == len(house.sealed)
+        assert bytes(out) == house.sealed[200:1200]

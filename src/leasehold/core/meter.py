@@ -12,9 +12,16 @@ from typing import Final
 
 from leasehold.core.messages import Budget, LeaseGranted, Usage
 from leasehold.core.units import Instant, Units, after
-from leasehold.errors import BudgetExhausted, LeaseholdError, LeaseLapsed, LoanStopped
+from leasehold.errors import (
+    BadMessage,
+    BudgetExhausted,
+    LeaseholdError,
+    LeaseLapsed,
+    LoanStopped,
+)
 
 RATE_WINDOW: Final = 1000  # milliseconds between two samples of the rate of use
+RENEW_AGAIN: Final = 1000  # milliseconds until an unanswered renewal is asked for again
 
 
 @dataclass(slots=True)
@@ -34,6 +41,7 @@ class Purse:
     tickets: int = 0
     ended: LeaseholdError | None = None  # why nothing more may be spent from it
     receipt_head: bytes = b""
+    ahead_at: Instant = Instant(0)  # when units ahead of need may be asked for again
     rate: int = 0  # units per 1,000 seconds
     sampled_at: Instant = Instant(0)
     sampled: Units = Units(0)
@@ -96,8 +104,9 @@ class Meter:
 
     _purses: dict[bytes, Purse] = field(default_factory=dict)
     _ending: list[Purse] = field(default_factory=list)
-    _dropped: set[str] = field(default_factory=set)
+    _newest: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # per key, of any lease
     _stopped: dict[str, Instant] = field(default_factory=dict)  # consumer, when
+    _epoch: int = 0
     _over: LeaseholdError | None = None
 
     # What the custodian says ---------------------------------------------------------------------
@@ -106,26 +115,36 @@ class Meter:
         """M-3, M-5: take a grant in. `asked_at` is None for an answer that nobody waits for.
 
         Totals merge by maximum, so a doubled or late grant adds nothing, and an answer without a
-        question adds no time. What was asked for before a stop is no grant after it.
+        question adds no time. What was asked for before a stop is no grant after it. A key's leases
+        are numbered upwards: an older one is one that was dropped, a newer one ends the one before.
+        Raises BadMessage.
         """
-        if grant.lease in self._dropped:
-            return Credit.DROPPED
-        stopped_at = self._stopped.get(grant.consumer)
         purse = self._purses.get(grant.key_hash)
-        is_known = purse is not None and purse.lease == grant.lease
-        is_late = asked_at is None or (stopped_at is not None and asked_at <= stopped_at)
-        if self._over is not None or (not is_known and (is_late or purse is not None)):
-            self._dropped.add(grant.lease)
-            return Credit.STRAY
-        if purse is None:
+        if purse is None or purse.lease != grant.lease:
+            number = _number(grant.lease)
+            if number <= self._newest.get(grant.key_hash, (0, 0)):
+                return Credit.DROPPED
+            self._newest[grant.key_hash] = number
+            stopped_at = self._stopped.get(grant.consumer)
+            is_late = asked_at is None or (stopped_at is not None and asked_at <= stopped_at)
+            if self._over is not None or is_late or number[0] < self._epoch:
+                return Credit.STRAY
+            if purse is not None:
+                self._end(purse, LeaseLapsed(about=f"lease {purse.lease}", got="a newer lease"))
+            self._stopped.pop(grant.consumer, None)
             purse = self._open(grant, now=now)
-        self._stopped.pop(grant.consumer, None)
         purse.granted = max(purse.granted, grant.granted)
         purse.budget = grant.budget
         if asked_at is not None:
             purse.expires = max(purse.expires, after(asked_at, grant.ttl))
             purse.renew_at = max(purse.renew_at, after(asked_at, grant.ttl // 2))
         return Credit.TAKEN
+
+    def begin_epoch(self, epoch: int) -> None:
+        """T28: leases of an epoch before this one are void; a restored ledger burned them."""
+        self._epoch = epoch
+        for purse in [p for p in self._purses.values() if _number(p.lease)[0] < epoch]:
+            self._end(purse, LeaseLapsed(about=f"lease {purse.lease}", got="an older epoch"))
 
     def stop_consumer(self, consumer: str, *, now: Instant) -> None:
         """M-7: nothing more for this consumer, from now on and in the middle of a word."""
@@ -176,7 +195,7 @@ class Meter:
         """
         purse = ticket.purse
         if purse.ended is not None:
-            raise purse.ended
+            raise purse.ended.again()
         if now >= purse.expires:
             raise LeaseLapsed(about=f"lease {purse.lease}")
         if not ticket.open or not 0 <= units <= ticket.held:
@@ -232,6 +251,7 @@ class Meter:
             elif not purse.tickets and now - purse.used_at >= idle:
                 self._end(purse, LeaseLapsed(about=f"lease {purse.lease}", got="idle"))
             elif now >= purse.renew_at:
+                purse.renew_at = after(now, RENEW_AGAIN)
                 keys.append(purse.key_hash)
         return keys
 
@@ -260,6 +280,13 @@ class Meter:
 
     def _end(self, purse: Purse, why: LeaseholdError) -> None:
         purse.ended = why
-        self._dropped.add(purse.lease)
         del self._purses[purse.key_hash]
         self._ending.append(purse)
+
+
+def _number(lease: str) -> tuple[int, int]:
+    """M-3: epoch and number of a lease id, which only ever grow. Raises BadMessage."""
+    epoch, _, number = lease.partition("-")
+    if not (epoch.isdecimal() and number.isdecimal()):
+        raise BadMessage(about="lease id", got=lease, expected="EPOCH-NUMBER")
+    return int(epoch), int(number)

@@ -102,6 +102,7 @@ class _Api:
                 raise NotPermitted(about=f"operator {name}", expected="an enclave's certificate")
 
     def _admit_stranger(self) -> None:
+        """O-6. Raises TooBusy."""
         wait = self.strangers.take()
         if wait:
             self.strangers.give_back()
@@ -110,7 +111,7 @@ class _Api:
     # Operators -------------------------------------------------------------------------------------
 
     def operators(self, handler: Handler) -> Endpoint:
-        """An endpoint that only operators reach; whoever only reads needs no more than that right."""
+        """O-1, O-2: an endpoint that only operators reach; reading needs the right to read."""
 
         async def endpoint(request: Request) -> Response:
             operator = self._operator(request)
@@ -138,7 +139,7 @@ class _Api:
                 )
 
     def _identity(self, connection: Request | WebSocket) -> Identity:
-        """Who is there, by a certificate that is valid now and not only when the connection began."""
+        """O-1: who is there, by a certificate that is valid now and not only when the connection began."""
         peer = peer_of(connection.scope)
         if peer is None:
             raise CertificateNeeded(about=connection.url.path)
@@ -151,7 +152,7 @@ class _Api:
     # Everybody -------------------------------------------------------------------------------------
 
     async def model(self, request: Request) -> Response:
-        """Ciphertext, which is nobody's secret."""
+        """O-14: ciphertext, which is nobody's secret."""
         return await answer_model(self.desk, request)
 
     async def on_refusal(self, _request: Request, refusal: Exception) -> Response:
@@ -167,7 +168,7 @@ class _Api:
         return _problem(refusal, status=status)
 
     async def on_surprise(self, request: Request, failure: Exception) -> Response:
-        """Anything else: logged by kind and place, never told."""
+        """O-4: anything else: logged by kind and place, never told."""
         self.log.event(
             "internal_error",
             error=type(failure).__name__,
@@ -200,7 +201,7 @@ def build(desk_: Desk, log: Log) -> Starlette:
 
 
 async def read_body(request: Request) -> bytes:
-    """The whole body, bounded in bytes and in time. Raises BodyTooLarge, BadRequest."""
+    """O-3: the whole body, bounded in bytes and in time. Raises BodyTooLarge, BadRequest."""
     parts: list[bytes] = []
     size = 0
     try:

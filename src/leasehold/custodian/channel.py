@@ -63,7 +63,7 @@ class _Session:
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(IN_FLIGHT_MAX))
 
     async def listen(self, tasks: asyncio.TaskGroup) -> None:
-        """Read until the channel closes. Raises ChannelClosed, BadMessage, TimeoutError."""
+        """O-13: read until the channel closes. Raises ChannelClosed, BadMessage, TimeoutError."""
         rules, clock = self.custodian.rules, self.custodian.ports.clock
         bucket = Bucket(clock, rules.messages_rate, rules.messages_burst)
         while True:
@@ -137,7 +137,7 @@ async def attend(custodian: Custodian, instance: str, channel: Channel) -> None:
 
 
 async def refuse(channel: Channel, problem: LeaseholdError) -> None:
-    """Say what is wrong with a message, and close: an honest enclave never gets here."""
+    """O-11: say what is wrong with a message, and close: an honest enclave never gets here."""
     with suppress(ChannelClosed):
         await channel.send(to_json(Problem(problem.code, problem.message)))
     await channel.close()

@@ -54,7 +54,7 @@ def orders_for(tx: Tx, instance: str) -> tuple[stops.Stop, ...]:
 def decide(tx: Tx, *, now: Instant, instance: str, message: FromEnclave) -> FromCustodian:
     """The answer to one message, with all that it changes.
 
-    Closing reports and proofs of stop only ever give rights back and carry the instance's own
+    O-12: closing reports and proofs of stop only ever give rights back and carry the instance's own
     signature, so they count whatever became of its evidence. Raises EvidenceExpired, UnknownThing,
     BadMessage, BadSignature; for extension requests also UnknownKey and Conflict.
     """

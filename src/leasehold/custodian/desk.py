@@ -1,7 +1,7 @@
 """The operators' desk: what the endpoints for models, loans, consumers and grants do, as a table.
 
-Spec: docs/spec/custodian-api.md. Each handler reads one strict record, runs one act under the
-operator's name, and returns a record. Refuses to know HTTP and certificates.
+Spec: docs/spec/custodian-api.md. Each handler reads one strict record (O-3), runs one act under
+the operator's name (O-5), and returns a record. Refuses to know HTTP and certificates.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ async def list_keys(desk: Desk, call: Call) -> object:
 
 
 async def add_key(desk: Desk, call: Call) -> object:
-    """A new key, of which only the hash is sent."""
+    """O-7: a new key, of which only the hash is sent."""
     new = call.read(records.KeyOrder)
     return await desk.custodian.change(
         lambda tx, now: consumers.add_key(

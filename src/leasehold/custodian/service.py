@@ -187,7 +187,7 @@ class Custodian:
     # The channel ---------------------------------------------------------------------------------
 
     async def subscribe(self, instance: str) -> Pushes:
-        """N-4: what this instance is to be told from now on, beginning with the stops that concern it.
+        """N-4, O-10: what an instance is to be told, beginning with the stops that concern it.
 
         Where its evidence does not count any more it is told to attest again; until then all it can
         do is report. Closes the pushes of an earlier channel. Raises UnknownThing.

@@ -1,7 +1,8 @@
 """The custodian's folder: keys, authority, operators and choices, made once and read once.
 
-`root.key` and `audit.key` hold Ed25519 seeds in lower-case hex, the other keys are PEM; all of it is for the
-custodian's account alone (0600 in 0700). Refuses to know what is done with any of it.
+Spec: docs/spec/custodian-api.md, O-15 and O-16. `root.key` and `audit.key` hold Ed25519 seeds in
+lower-case hex, the other keys are PEM; all of it is for one account alone (0600 in 0700). Refuses to
+know what is done with any of it.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 async def answer_model(desk: Desk, request: Request) -> Response:
-    """GET and HEAD of `/models/{digest}`. Raises UnknownThing, BadRange, FileTrouble."""
+    """O-14: GET and HEAD of `/models/{digest}`. Raises UnknownThing, BadRange, FileTrouble."""
     digest = request.path_params["digest"]
     model = await _find(desk, digest)
     path = desk.settings.models / f"{model.name}{SEALED_SUFFIX}"

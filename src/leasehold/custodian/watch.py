@@ -59,7 +59,7 @@ async def order_stop(desk: Desk, call: Call) -> object:
 
 
 async def show_progress(desk: Desk, call: Call) -> object:
-    """How far a stop has come; waits for news where asked to."""
+    """O-8: how far a stop has come; waits for news where asked to."""
     want, stop = call.ask(records.ProgressQuery), call.number
     with suppress(TimeoutError):
         async with asyncio.timeout(want.wait):
@@ -121,7 +121,7 @@ async def show_audit(desk: Desk, call: Call) -> object:
 
 
 async def show_checkpoint(desk: Desk, _call: Call) -> object:
-    """A signed checkpoint of the audit log as it is now."""
+    """O-9: a signed checkpoint of the audit log as it is now."""
     key, origin = desk.settings.audit, desk.settings.origin
     return await desk.custodian.look(
         lambda tx: records.CheckpointView(audit.checkpoint(tx, origin=origin, key=key))

@@ -19,12 +19,19 @@ from leasehold.core.units import Clock
 from leasehold.enclave.extensions import Extensions
 from leasehold.enclave.gate import Gate
 from leasehold.enclave.host import InferenceHost
-from leasehold.enclave.link import BACKOFF_SECONDS, CustodianWire, Lent, Link
+from leasehold.enclave.lent import CustodianWire, Lent
+from leasehold.enclave.link import BACKOFF_SECONDS, Link
 from leasehold.enclave.log import Log
 from leasehold.enclave.prover import InstanceKeys, Prover, RunBlocking
 from leasehold.enclave.settings import Settings
 from leasehold.enclave.work import Receipts, Works
-from leasehold.errors import CustodianUnreachable, LeaseholdError, LeaseLapsed, NoModelYet
+from leasehold.errors import (
+    CustodianUnreachable,
+    Internal,
+    LeaseholdError,
+    LeaseLapsed,
+    NoModelYet,
+)
 
 WATCH_SECONDS: Final = 0.25
 SETTLE_SECONDS_MAX: Final = 1.0
@@ -74,6 +81,7 @@ class Enclave:
     receipts: Receipts = field(init=False)
     works: Works = field(init=False)
     _engine_lost: asyncio.Event = field(default_factory=asyncio.Event)
+    _loading: asyncio.Task[None] | None = None
     _stopping: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
@@ -114,7 +122,7 @@ class Enclave:
     def lent(self) -> Lent:
         """What is being served. Raises NoModelYet, or what the instance was stopped with."""
         if self.ended is not None:
-            raise self.ended
+            raise self.ended.again()
         if self.state is not State.SERVING or self.link.lent is None:
             raise NoModelYet(about="state", got=self.state)
         return self.link.lent
@@ -122,19 +130,25 @@ class Enclave:
     async def run(self) -> None:
         """N-1 to N-8: attest, load, serve, until cancelled or until a stop has been proved.
 
-        Raises the custodian's refusal where it does not accept this instance at all, and what the
-        model could not be loaded for.
+        Raises the custodian's refusal where it does not accept this instance at all, and Internal
+        where a task of this instance failed by a mistake of ours: then it has ended its service.
         """
-        lent = await self._attest()
-        async with asyncio.TaskGroup() as tasks:
-            keeping = [
-                tasks.create_task(self.link.run()),
-                tasks.create_task(self._watch()),
-                tasks.create_task(self._keep_loaded(lent)),
-            ]
-            await self.link.proof_noted.wait()
-            for task in keeping:
-                task.cancel()
+        await self._attest()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._loading = tasks.create_task(self._keep_loaded())
+                keeping = [
+                    self._loading,
+                    tasks.create_task(self.link.run()),
+                    tasks.create_task(self._watch()),
+                ]
+                await self.link.proof_noted.wait()
+                for task in keeping:
+                    task.cancel()
+        except ExceptionGroup as mistakes:
+            self.machine.log.event("mistake", code=_names(mistakes))
+            self.stop(Internal(), 0)
+            raise Internal from None  # its text may hold what the host must not read
 
     def stop(self, why: LeaseholdError, stop_id: int) -> None:
         """N-7: serve nothing from this line on; wiping and proof follow in a task of their own.
@@ -146,18 +160,22 @@ class Enclave:
         self._move(Event.STOP)
         self.ended = self.ended or why
         self.meter.stop_all(why)
+        self.link.forget_model()
         if self._stopping is None or self._stopping.done():
             self._stopping = asyncio.create_task(self._wipe_and_prove(stop_id))
 
     def engine_lost(self) -> None:
         """The worker died: load it again from the sealed file; the lease still lives."""
+        self._engine_lost.set()
         if self.state is State.SERVING:
             self._move(Event.ENGINE_LOST)
-            self._engine_lost.set()
 
     async def _wipe_and_prove(self, stop_id: int) -> None:
         wiped = await self.loader.wipe()
-        self.link.forget_model()
+        if self._loading is not None and not self._loading.done():
+            self._loading.cancel()  # what it still decrypts is wiped before anything is proved
+            await asyncio.wait([self._loading])
+            wiped += await self.loader.wipe()
         with suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_SECONDS_MAX):
                 await self.gate.drained()
@@ -165,20 +183,24 @@ class Enclave:
             instance=self.instance,
             loan=self.settings.loan,
             stop=stop_id,
-            leases=self.meter.usage(),
+            leases=self.link.reports.final(),
             wiped_bytes=wiped,
             time=self.machine.clock.now(),
         )
         await self.link.prove_stop(report)
         self.machine.log.event("stopped", stop=stop_id, bytes=wiped)
 
-    async def _attest(self) -> Lent:
+    async def _attest(self) -> None:
         pause = BACKOFF_SECONDS[0]
-        while True:
+        while self.ended is None:
             self._move(Event.CHALLENGED)
             try:
                 lent = await self.link.attest()
-            except CustodianUnreachable as failure:
+            except LeaseholdError as failure:
+                if self.ended is not None:  # stopped meanwhile
+                    return
+                if not isinstance(failure, CustodianUnreachable):
+                    raise
                 self._move(Event.UNREACHABLE)
                 self.machine.log.event("custodian_unreachable", code=failure.code)
                 await asyncio.sleep(pause)
@@ -188,29 +210,31 @@ class Enclave:
                 self.machine.log.event(
                     "attested", instance=self.instance, loan=self.settings.loan, epoch=lent.epoch
                 )
-                return lent
+                return
 
-    async def _keep_loaded(self, lent: Lent) -> None:
-        while self.ended is None:
+    async def _keep_loaded(self) -> None:
+        while self.ended is None and self.link.lent is not None:
             self._engine_lost.clear()
+            model = self.link.lent.terms.model.name
             started = self.machine.clock.monotonic()
             try:
-                size = await self.loader.load(lent)
+                size = await self.loader.load(self.link.lent)
             except LeaseholdError as failure:
                 if self.ended is None:  # a stop in the middle of loading is no failure
                     self.stop(failure, 0)
                 return
             if self.ended is not None:
-                await self.loader.wipe()  # stopped while the last bytes came in
-                return
+                return  # stopped while the last bytes came in; whoever stops us wipes once more
             self._move(Event.LOADED)
             self.machine.log.event(
                 "serving",
-                model=lent.terms.model.name,
+                model=model,
                 bytes=size,
                 milliseconds=self.machine.clock.monotonic() - started,
             )
             await self._engine_lost.wait()
+            if self.state is State.SERVING:  # it died before it was said to serve
+                self._move(Event.ENGINE_LOST)
 
     async def _watch(self) -> None:
         """N-8: the dead man's switch."""
@@ -218,6 +242,8 @@ class Enclave:
             await asyncio.sleep(WATCH_SECONDS)
             if self.link.is_silent():
                 self.stop(LeaseLapsed(about="contact with the custodian", got="none"), 0)
+        if self._stopping is not None:
+            await asyncio.shield(self._stopping)  # a failure to wipe ends the whole process
 
     def _decided(self, state: ExtensionState) -> None:
         self.gate.budget_changed()
@@ -225,3 +251,12 @@ class Enclave:
 
     def _move(self, event: Event) -> None:
         self.state = advance(self.state, event)
+
+
+def _names(mistakes: ExceptionGroup[Exception]) -> str:
+    """The kinds of what went wrong, and nothing that they say."""
+    inner = (
+        _names(one) if isinstance(one, ExceptionGroup) else type(one).__name__
+        for one in mistakes.exceptions
+    )
+    return ",".join(inner)

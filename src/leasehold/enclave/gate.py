@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,6 +21,11 @@ API_KEY_CHARS_MAX: Final = 200
 _REMEMBERED_MAX: Final = 1024  # refusals remembered, so that a flood of one bad key costs one ask
 _REMEMBERED: Final = SECOND
 _ADMIT_SECONDS_MAX: Final = 30.0  # other requests may take what was asked for; not for ever
+_ASKS_MAX: Final = (
+    64  # leases asked for by one wait: a host's clock may make every answer come too late
+)
+_AHEAD: Final = SECOND // 4  # between two asks ahead of need for one key
+_VISITORS_MAX: Final = 32  # questions about budgets at once, whoever asks: the line is for leases
 
 AskLease = Callable[..., Awaitable[None]]
 
@@ -52,6 +57,8 @@ class Gate:
     queue_max: int
     concurrency_max: int
     _running: int = 0
+    _strangers: int = 0
+    _visitors: int = 0
     _drained: asyncio.Event = field(default_factory=asyncio.Event)
     _per_key: dict[bytes, int] = field(default_factory=dict)
     _asking: dict[bytes, asyncio.Task[None]] = field(default_factory=dict)
@@ -64,13 +71,15 @@ class Gate:
     ) -> AsyncIterator[Ticket]:
         """M-6: a ticket that holds at least `least` units; leaving the block settles it.
 
-        Raises TooBusy, UnknownKey, BudgetExhausted, LoanStopped, LeaseLapsed, CustodianUnreachable.
+        Keys without a lease may be invented, so those that wait for one get half of the queue. Raises TooBusy, UnknownKey, BudgetExhausted, LoanStopped, LeaseLapsed, CustodianUnreachable.
         """
         mine = self._per_key.get(key_hash, 0)
         if self._running >= self.queue_max:
             raise TooBusy(about="this enclave's queue", got=self._running, expected=self.queue_max)
         if mine >= self.concurrency_max:
             raise TooBusy(about="your requests", got=mine, expected=f"< {self.concurrency_max}")
+        if self.meter.purse(key_hash) is None and self._strangers >= max(1, self.queue_max // 2):
+            raise TooBusy(about="requests without a lease", got=self._strangers)
         self._running += 1
         self._drained.clear()
         self._per_key[key_hash] = mine + 1
@@ -88,36 +97,57 @@ class Gate:
             if not self._per_key[key_hash]:
                 del self._per_key[key_hash]
 
+    @contextmanager
+    def visiting(self) -> Iterator[None]:
+        """A question to the custodian that is no request for work. Raises TooBusy."""
+        if self._visitors >= _VISITORS_MAX:
+            raise TooBusy(about="questions", got=self._visitors, expected=f"< {_VISITORS_MAX}")
+        self._visitors += 1
+        try:
+            yield
+        finally:
+            self._visitors -= 1
+
     async def _admit(self, key_hash: bytes, least: Units, want: Units) -> Ticket:
-        async with _patience():
-            while True:
-                now = self.clock.monotonic()
-                match self.meter.admit(key_hash, least=least, want=want, now=now):
-                    case Granted(ticket):
-                        return ticket
-                    case Denied(error):
-                        raise error
-                    case Short(least=missing, need=need):
-                        await self._ask(key_hash, missing, need)
+        stranger = self.meter.purse(key_hash) is None
+        self._strangers += stranger
+        try:
+            async with _patience():
+                for _ in range(_ASKS_MAX):
+                    now = self.clock.monotonic()
+                    match self.meter.admit(key_hash, least=least, want=want, now=now):
+                        case Granted(ticket):
+                            return ticket
+                        case Denied(error):
+                            raise error.again()
+                        case Short(least=missing, need=need):
+                            await self._ask(key_hash, missing, need)
+        finally:
+            self._strangers -= stranger
+        raise TooBusy(about="leases", got=f"{_ASKS_MAX} that could not be used")
 
     async def hold(self, ticket: Ticket, units: Units) -> None:
         """M-6: have the ticket hold at least `units`, asking the custodian if need be; raises as above."""
         async with _patience():
-            while True:
+            for _ in range(_ASKS_MAX):
                 self.meter.top_up(ticket, Units(max(0, units - ticket.held)))
                 if ticket.held >= units:
                     return
                 if ticket.purse.ended is not None:
-                    raise ticket.purse.ended
+                    raise ticket.purse.ended.again()
                 missing = Units(units - ticket.held)
                 await self._ask(ticket.purse.key_hash, missing, missing)
+        raise TooBusy(about="leases", got=f"{_ASKS_MAX} that could not be used")
 
     def hold_ahead(self, ticket: Ticket, units: Units) -> None:
         """M-6: have the ticket hold `units` soon, without waiting: blocks are reserved ahead of need."""
         missing = Units(units - ticket.held)
         if missing > 0 and self.meter.top_up(ticket, missing) < missing:
-            key_hash = ticket.purse.key_hash
-            if key_hash not in self._asking and self._remembered(key_hash, missing) is None:
+            key_hash, now = ticket.purse.key_hash, self.clock.monotonic()
+            if now < ticket.purse.ahead_at or key_hash in self._asking:
+                return
+            if self._remembered(key_hash, missing) is None:
+                ticket.purse.ahead_at = after(now, _AHEAD)  # not at every token where none are left
                 self._start(key_hash, Units(0), missing)
 
     async def drained(self) -> None:
@@ -133,7 +163,7 @@ class Gate:
         """Ask for a lease, or wait for the one that another request has asked for."""
         refusal = self._remembered(key_hash, least)
         if refusal is not None:
-            raise refusal
+            raise refusal.again()
         self._wanted[key_hash] = self._wanted.get(key_hash, 0) + need
         try:
             others = self._asking.get(key_hash)
@@ -142,7 +172,7 @@ class Gate:
             else:
                 await asyncio.shield(self._start(key_hash, least, need))
         finally:
-            self._wanted[key_hash] -= need
+            self._wanted[key_hash] = self._wanted.get(key_hash, 0) - need
             if not self._wanted[key_hash]:
                 del self._wanted[key_hash]
 

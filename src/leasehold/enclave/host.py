@@ -16,20 +16,10 @@ from typing import Final, Protocol
 import msgspec
 
 from leasehold.core import frames
-from leasehold.core.frames import Counted, Done, Embedded, Failed, Fault, Loaded, LoadFailed, Token
+from leasehold.core.frames import DEFAULT_SAMPLING, DEFAULT_SETTINGS, Sampling, Settings, Token
 from leasehold.core.units import MIB
 from leasehold.enclave.claims import FLOAT_BYTES, Claims, floor
-from leasehold.errors import (
-    BadMessage,
-    BadModel,
-    BadRequest,
-    InputTooLong,
-    LeaseholdError,
-    NoModelYet,
-    TooBusy,
-    UnsupportedParameter,
-    WorkerFailed,
-)
+from leasehold.errors import BadMessage, BadRequest, NoModelYet, TooBusy, WorkerFailed, codes
 
 REQUESTS_MAX: Final = 1024  # open at once; four times the largest number of slots
 UNSENT_BYTES_MAX: Final = 32 * MIB  # four frames that a worker has not read yet
@@ -40,34 +30,21 @@ CANCEL_SECONDS_MAX: Final = 60.0  # one batch of prefill on a slow machine
 COMMAND: Final = (sys.executable, "-I", "-B", "-m", "leasehold.worker")
 # Nothing of the governor's environment. These switch off what engines report home by default, and
 # threads that libraries start before the sandbox stands.
-ENVIRONMENT: Final = {
-    "ORT_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "LANG": "C.UTF-8",
-}
-_REFUSALS: Final[dict[Fault, type[LeaseholdError]]] = {
-    Fault.TOO_LONG: InputTooLong,
-    Fault.UNSUPPORTED: UnsupportedParameter,
-    Fault.INVALID: BadRequest,
-}
+_QUIET: Final = ("ORT_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_OFFLINE", "OPENBLAS_NUM_THREADS")
+ENVIRONMENT: Final = dict.fromkeys(_QUIET, "1") | {"LANG": "C.UTF-8"}
+_REFUSALS: Final = {fault: codes()[fault.value] for fault in frames.Fault}
 
 
 class InferenceHost(Protocol):
     """Where the engine runs. Tests put an engine into their own process here."""
 
     @property
-    def loaded(self) -> Loaded:
+    def loaded(self) -> frames.Loaded:
         """What is loaded. Raises NoModelYet."""
 
     async def load(
-        self,
-        engine: str,
-        files: Sequence[frames.MemoryFile],
-        settings: frames.Settings = frames.DEFAULT_SETTINGS,
-    ) -> Loaded:
+        self, engine: str, files: Sequence[frames.MemoryFile], settings: Settings = DEFAULT_SETTINGS
+    ) -> frames.Loaded:
         """Start afresh with this model; the files stay the caller's. Raises BadModel, WorkerFailed."""
 
     async def count(self, what: frames.Input) -> int:
@@ -77,18 +54,14 @@ class InferenceHost(Protocol):
         """
 
     def generate(
-        self,
-        prompt: frames.Prompt,
-        *,
-        max_tokens: int,
-        sampling: frames.Sampling = frames.DEFAULT_SAMPLING,
-    ) -> AsyncGenerator[Token | Done, None]:
+        self, prompt: frames.Prompt, *, max_tokens: int, sampling: Sampling = DEFAULT_SAMPLING
+    ) -> AsyncGenerator[Token | frames.Done, None]:
         """Tokens as they come, then one Done. Closing the generator cancels the work.
 
         Raises what `count` raises, and InputTooLong.
         """
 
-    async def embed(self, texts: Sequence[str]) -> Embedded:
+    async def embed(self, texts: Sequence[str]) -> frames.Embedded:
         """One vector for each text: little-endian float32[len(texts), dims].
 
         Raises what `count` raises, and InputTooLong.
@@ -139,13 +112,13 @@ class WorkerHost:
         self._process: asyncio.subprocess.Process | None = None
         self._wire: _Wire | None = None
         self._transport: asyncio.WriteTransport | None = None
-        self._loading: asyncio.Future[Loaded | LoadFailed] | None = None
-        self._loaded: Loaded | None = None
+        self._loading: asyncio.Future[frames.Loaded | frames.LoadFailed] | None = None
+        self._loaded: frames.Loaded | None = None
         self._open: dict[int, Claims] = {}
         self._last_id = 0
 
     @property
-    def loaded(self) -> Loaded:
+    def loaded(self) -> frames.Loaded:
         """What is loaded. Raises NoModelYet."""
         if self._loaded is None:
             raise NoModelYet
@@ -162,11 +135,8 @@ class WorkerHost:
         return len(self._open)
 
     async def load(
-        self,
-        engine: str,
-        files: Sequence[frames.MemoryFile],
-        settings: frames.Settings = frames.DEFAULT_SETTINGS,
-    ) -> Loaded:
+        self, engine: str, files: Sequence[frames.MemoryFile], settings: Settings = DEFAULT_SETTINGS
+    ) -> frames.Loaded:
         """W-5: a fresh child gets the files by SCM_RIGHTS. Raises BadModel, WorkerFailed."""
         await self.kill()
         order = frames.Load(engine, tuple(frames.FileInfo(f.name, f.size) for f in files), settings)
@@ -174,8 +144,10 @@ class WorkerHost:
         try:
             await self._start(data, [file.fd for file in files])
             answer = await self._ready()
-            if isinstance(answer, LoadFailed):
-                raise (BadModel if answer.fault is Fault.BAD_MODEL else WorkerFailed)(about=engine)
+            if isinstance(answer, frames.LoadFailed):
+                raise _REFUSALS[answer.fault](about=engine)
+            if self._wire is None:  # it died between its answer and this line
+                raise WorkerFailed(about="worker", got="exit")
             self._loaded = answer
         except OSError as cause:
             raise WorkerFailed(about="start", got=cause) from cause
@@ -186,38 +158,32 @@ class WorkerHost:
 
     async def count(self, what: frames.Input) -> int:
         """Tokens of the input, at least its floor."""
-        with self._asking(frames.Count(self._next_id(), what), Counted) as claims:
+        with self._asking(frames.Count(self._next_id(), what), frames.Counted) as claims:
             answer = await self._next(claims)
-        assert isinstance(answer, Counted)  # noqa: S101  (Claims.check)
+        assert isinstance(answer, frames.Counted)  # noqa: S101  (Claims.check)
         return answer.tokens
 
     async def generate(
-        self,
-        prompt: frames.Prompt,
-        *,
-        max_tokens: int,
-        sampling: frames.Sampling = frames.DEFAULT_SAMPLING,
-    ) -> AsyncGenerator[Token | Done, None]:
+        self, prompt: frames.Prompt, *, max_tokens: int, sampling: Sampling = DEFAULT_SAMPLING
+    ) -> AsyncGenerator[Token | frames.Done, None]:
         """Tokens as they come, then one Done. Closing the generator cancels the work."""
         frame = frames.Generate(self._next_id(), prompt, max_tokens, sampling)
-        with self._asking(frame, Done) as claims:
+        with self._asking(frame, frames.Done) as claims:
             while True:
                 answer = await self._next(claims)
-                assert isinstance(answer, Token | Done)  # noqa: S101  (Claims.check)
+                assert isinstance(answer, Token | frames.Done)  # noqa: S101  (Claims.check)
                 yield answer
-                if isinstance(answer, Done):
+                if isinstance(answer, frames.Done):
                     return
 
-    async def embed(self, texts: Sequence[str]) -> Embedded:
+    async def embed(self, texts: Sequence[str]) -> frames.Embedded:
         """One vector for each text: little-endian float32[len(texts), dims]."""
-        size = len(texts) * self.loaded.embedding_dims * FLOAT_BYTES
-        if size > VECTOR_BYTES_MAX:
-            raise BadRequest(about="bytes of vectors", got=size, expected=f"<= {VECTOR_BYTES_MAX}")
+        check_vectors(self.loaded, len(texts))
         with self._asking(
-            frames.Embed(self._next_id(), frames.Texts(tuple(texts))), Embedded
+            frames.Embed(self._next_id(), frames.Texts(tuple(texts))), frames.Embedded
         ) as it:
             answer = await self._next(it)
-        assert isinstance(answer, Embedded)  # noqa: S101  (Claims.check)
+        assert isinstance(answer, frames.Embedded)  # noqa: S101  (Claims.check)
         return answer
 
     async def kill(self) -> None:
@@ -251,7 +217,7 @@ class WorkerHost:
         self._loading = loop.create_future()
         self._transport, _ = await loop.create_unix_connection(lambda: wire, sock=ours)
 
-    async def _ready(self) -> Loaded | LoadFailed:
+    async def _ready(self) -> frames.Loaded | frames.LoadFailed:
         assert self._loading is not None  # noqa: S101  (made by _start)
         try:
             async with asyncio.timeout(LOAD_SECONDS_MAX):
@@ -265,7 +231,7 @@ class WorkerHost:
     def _asking(
         self,
         frame: frames.Count | frames.Generate | frames.Embed,
-        kind: type[Counted | Done | Embedded],
+        kind: type[frames.Counted | frames.Done | frames.Embedded],
     ) -> Iterator[Claims]:
         """Send a request; whichever way the caller leaves, nothing of it goes on for long (W-7)."""
         loaded, transport = self.loaded, self._transport
@@ -291,7 +257,7 @@ class WorkerHost:
                 loop = asyncio.get_running_loop()
                 loop.call_later(self._cancel_seconds, self._overdue, frame.id, claims)
 
-    async def _next(self, claims: Claims) -> Token | Counted | Done | Embedded:
+    async def _next(self, claims: Claims) -> Token | frames.Counted | frames.Done | frames.Embedded:
         try:
             return await claims.next(self._silence_seconds)
         except TimeoutError as cause:
@@ -306,7 +272,7 @@ class WorkerHost:
             )
 
     def _take(self, frame: frames.ToGovernor) -> None:
-        if isinstance(frame, Loaded | LoadFailed):
+        if isinstance(frame, frames.Loaded | frames.LoadFailed):
             if self._loading is None or self._loading.done():
                 raise BadMessage(about="frame", got=type(frame).__name__)
             self._loading.set_result(frame)
@@ -314,9 +280,8 @@ class WorkerHost:
         claims = self._open.get(frame.id)
         if claims is None:
             raise BadMessage(about="request id", got=frame.id)
-        if isinstance(frame, Failed):
-            refusal = _REFUSALS.get(frame.fault, WorkerFailed)
-            claims.fail(refusal(got=frame.got or None, expected=frame.limit or None))
+        if isinstance(frame, frames.Failed):
+            claims.fail(_REFUSALS[frame.fault](got=frame.got or None, expected=frame.limit or None))
         else:
             claims.take(frame)
         if not isinstance(frame, Token):
@@ -347,6 +312,13 @@ class WorkerHost:
     def _next_id(self) -> int:
         self._last_id += 1
         return self._last_id
+
+
+def check_vectors(loaded: Loaded, rows: int) -> None:
+    """Raise BadRequest for more vectors than one frame carries; ask before anything is charged."""
+    size = rows * loaded.embedding_dims * FLOAT_BYTES
+    if size > VECTOR_BYTES_MAX:
+        raise BadRequest(about="bytes of vectors", got=size, expected=f"<= {VECTOR_BYTES_MAX}")
 
 
 def _checked(frame: frames.ToWorker) -> bytes:

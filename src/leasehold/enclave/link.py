@@ -11,20 +11,17 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Final
 
 from leasehold.core.binding import release_info
 from leasehold.core.crypto import Entropy, KemKey, instance_id
-from leasehold.core.encoding import from_json, to_json
+from leasehold.core.encoding import from_json, to_json, unhex
 from leasehold.core.messages import (
-    CLOSE_KIND,
     STOP_ORDER_KIND,
-    STOP_PROOF_KIND,
     Attest,
     AttestAgain,
     Challenge,
     CloseAck,
-    CloseReport,
     ExtensionAsk,
     ExtensionQuery,
     ExtensionState,
@@ -33,30 +30,30 @@ from leasehold.core.messages import (
     Heartbeat,
     HeartbeatAck,
     LeaseAsk,
-    LeaseClose,
     LeaseGranted,
     LeaseRefused,
     LoanTerms,
     Release,
     StopNoted,
     StopOrder,
-    StopProof,
     StopReason,
     StopReport,
 )
 from leasehold.core.meter import Credit, Meter
-from leasehold.core.statements import Signed, check_signed, sign
+from leasehold.core.statements import Signed, check_signed
 from leasehold.core.units import SECOND, Clock, Instant, Units, after
+from leasehold.enclave.asks import Answer, Asks
+from leasehold.enclave.lent import CustodianWire, Lent
 from leasehold.enclave.log import Log
 from leasehold.enclave.prover import Prover
+from leasehold.enclave.reports import Reports
 from leasehold.errors import (
     BadMessage,
     BadSignature,
     ChannelClosed,
-    CustodianUnreachable,
     LeaseholdError,
     LoanStopped,
-    Unavailable,
+    NoModelYet,
     WrongBinding,
     from_wire,
 )
@@ -66,37 +63,9 @@ HEARTBEAT: Final = 5 * SECOND
 REPORT: Final = SECOND
 HEARTBEATS_MISSED_MAX: Final = 5
 TICK_SECONDS: Final = 0.25
-RESEND_SECONDS: Final = 2.0
-ASK_SECONDS_MAX: Final = 10.0
+SEND_SECONDS_MAX: Final = 10.0  # a line that takes nothing for so long is dead
 BACKOFF_SECONDS: Final = (0.2, 5.0)  # first pause before reconnecting, and the longest
 IDLE_LEASE: Final = 60 * SECOND  # a lease unused for so long is closed rather than renewed
-_ASKED_MAX: Final = 4096
-
-Answer = LeaseGranted | LeaseRefused | ExtensionState
-
-
-class CustodianWire(Protocol):
-    """The way to the custodian: two requests, and a channel under the certificate they earned."""
-
-    async def challenge(self) -> Challenge:
-        """N-1. Raises CustodianUnreachable."""
-
-    async def attest(self, message: Attest) -> Release:
-        """N-2. Raises CustodianUnreachable, or what the custodian refused with."""
-
-    async def open_channel(self, certificate: str) -> Channel:
-        """N-4: connect with the client certificate (PEM). Raises CustodianUnreachable."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lent:
-    """What an accepted attestation brought. `model_key` has 32 bytes and stays in memory."""
-
-    terms: LoanTerms
-    collateral: Signed
-    model_key: bytes
-    evidence_digest: bytes
-    epoch: int
 
 
 @dataclass(slots=True)
@@ -114,25 +83,27 @@ class Link:
     lent: Lent | None = None
     last_contact: Instant = Instant(0)
     proof_noted: asyncio.Event = field(default_factory=asyncio.Event)
+    asks: Asks = field(init=False)
+    reports: Reports = field(init=False)
     _certificate: str = ""
     _proven_at: Instant = Instant(0)
     _proven_until: Instant = Instant(0)
-    _sequence: int = 0
-    _asked: dict[int, Instant] = field(default_factory=dict)
-    _answers: dict[int, asyncio.Future[Answer]] = field(default_factory=dict)
-    _closings: dict[str, Signed] = field(default_factory=dict)
+    _over: bool = False
     _channel: Channel | None = None
     _connected: asyncio.Event = field(default_factory=asyncio.Event)
     _unheard: int = 0
     _again: asyncio.Event = field(default_factory=asyncio.Event)
-    _proof: Signed | None = None
+
+    def __post_init__(self) -> None:
+        self.asks = Asks(self.clock)
+        self.reports = Reports(self.instance, self.prover.keys.statement, self.meter)
 
     # Attestation ---------------------------------------------------------------------------------
 
     async def attest(self) -> Lent:
         """N-1 to N-3, and N-5 where it was accepted before: prove this instance afresh.
 
-        Raises CustodianUnreachable, or the custodian's refusal.
+        Raises CustodianUnreachable, the custodian's refusal, or NoModelYet after `forget_model`.
         """
         started = self.clock.monotonic()
         challenge = await self.wire.challenge()
@@ -155,14 +126,17 @@ class Link:
             evidence_digest=evidence.digest(),
             loan=release.terms.loan,
             instance=release.instance,
-            model_digest=bytes.fromhex(release.terms.model.digest),
+            model_digest=unhex(release.terms.model.digest, about="model digest", size=32),
             epoch=release.epoch,
         )
         model_key = kem.open(release.sealed_key, info=info)
+        if self._over:  # stopped while the answer was under way: the key must not come back
+            raise NoModelYet(about="attestation", got="stopped meanwhile")
         self._certificate = release.certificate
         self._proven_at = started
         self._proven_until = after(started, release.certificate_expires - release.time)
         self.last_contact = max(self.last_contact, started)
+        self.meter.begin_epoch(release.epoch)
         self.lent = Lent(
             release.terms, release.collateral, model_key, evidence.digest(), release.epoch
         )
@@ -180,15 +154,7 @@ class Link:
 
         Raises what the custodian refused with, or CustodianUnreachable.
         """
-        now = self.clock.monotonic()
-        ask = LeaseAsk(
-            self._next(),
-            key_hash,
-            least=least,
-            need=need,
-            rate=self.meter.rate(key_hash, now=now),
-            spent=self.meter.spent(key_hash),
-        )
+        ask = self._lease_ask(key_hash, least=least, need=need)
         match await self._call(ask, ask.sequence):
             case LeaseRefused(problem=problem):
                 raise from_wire(problem.code, problem.message)
@@ -197,12 +163,12 @@ class Link:
 
     async def ask_extension(self, key_hash: bytes, *, units: Units, reason: str) -> ExtensionState:
         """File the consumer's request for more. Raises as `ask_lease` does."""
-        ask = ExtensionAsk(self._next(), key_hash, units, reason)
+        ask = ExtensionAsk(self.asks.next(), key_hash, units, reason)
         return await self._extension(ask, ask.sequence)
 
     async def query_extension(self, key_hash: bytes) -> ExtensionState:
         """How the consumer's latest request and its budget stand. Raises as `ask_lease` does."""
-        ask = ExtensionQuery(self._next(), key_hash)
+        ask = ExtensionQuery(self.asks.next(), key_hash)
         return await self._extension(ask, ask.sequence)
 
     async def _extension(self, ask: ExtensionAsk | ExtensionQuery, sequence: int) -> ExtensionState:
@@ -214,28 +180,24 @@ class Link:
             case LeaseGranted() as grant:
                 raise BadMessage(about="answer to an extension request", got=grant.lease)
 
-    def _next(self) -> int:
-        self._sequence += 1
-        return self._sequence
+    def _lease_ask(self, key_hash: bytes, *, least: Units, need: Units) -> LeaseAsk:
+        purse = self.meter.purse(key_hash)
+        return LeaseAsk(
+            self.asks.next(),
+            key_hash,
+            least=least,
+            need=need,
+            rate=self.meter.rate(key_hash, now=self.clock.monotonic()),
+            spent=Units(0) if purse is None else purse.spent,
+            lease="" if purse is None else purse.lease,
+        )
 
     async def _call(self, message: FromEnclave, sequence: int) -> Answer:
-        """Send until it is answered: the same sequence number makes repetition harmless."""
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._answers[sequence] = answer
-        self._asked[sequence] = self.clock.monotonic()
-        while len(self._asked) > _ASKED_MAX:
-            del self._asked[next(iter(self._asked))]
-        try:
-            async with asyncio.timeout(ASK_SECONDS_MAX):
-                while not answer.done():
-                    await self._connected.wait()
-                    await self._send(message)
-                    await asyncio.wait([answer], timeout=RESEND_SECONDS)
-        except TimeoutError as cause:
-            raise CustodianUnreachable(about="answer", got="none in time") from cause
-        finally:
-            del self._answers[sequence]
-        return answer.result()
+        async def send(again: FromEnclave) -> None:
+            await self._connected.wait()
+            await self._send(again)
+
+        return await self.asks.call(sequence, message, send)
 
     # The line ------------------------------------------------------------------------------------
 
@@ -250,64 +212,66 @@ class Link:
     async def _keep_connected(self) -> None:
         pause = BACKOFF_SECONDS[0]
         while True:
+            heard = self.last_contact
             try:
                 self._channel = await self.wire.open_channel(self._certificate)
                 self._unheard = 0
                 self._connected.set()
-                pause = BACKOFF_SECONDS[0]
-                await self._resend_reports()
+                await self._beat()
                 await self._listen(self._channel)
-            except Unavailable as failure:
-                self.log.event("link_down", code=failure.code)
             except BadMessage as failure:
                 self.log.event("custodian_talks_nonsense", code=failure.code)
+            except LeaseholdError as failure:
+                self.log.event("link_down", code=failure.code)
             finally:
                 self._connected.clear()
                 channel, self._channel = self._channel, None
                 if channel is not None:
                     await channel.close()
+            if self.last_contact > heard:
+                pause = BACKOFF_SECONDS[0]
             await asyncio.sleep(pause)
             pause = min(2 * pause, BACKOFF_SECONDS[1])
 
     async def _listen(self, channel: Channel) -> None:
         while True:
             message: FromCustodian = from_json(await channel.receive(), FromCustodian)
-            self.last_contact = self.clock.monotonic()
             self._unheard = 0
             await self._hear(message)
 
     async def _hear(self, message: FromCustodian) -> None:
         match message:
             case HeartbeatAck():
-                pass
+                self._contact(message.sequence)
             case LeaseGranted():
-                self._take(message)
+                asked_at, now = self._contact(message.sequence), self.clock.monotonic()
+                if self.meter.credit(message, asked_at=asked_at, now=now) is Credit.STRAY:
+                    self.reports.close_stray(message.lease)
+                self.asks.answer(message)
             case LeaseRefused():
-                self._answer(message.sequence, message)
-            case ExtensionState():
-                self._answer(message.sequence, message)
+                self._contact(message.sequence)
+                self.asks.answer(message)
+            case ExtensionState(sequence=0):
                 self.on_extension(message)
+            case ExtensionState():
+                self._contact(message.sequence)
+                self.asks.answer(message)
             case CloseAck():
-                self._closings.pop(message.lease, None)
+                self.reports.closed(message.lease)
             case StopOrder():
                 await self._obey(message)
             case StopNoted():
-                if self._proof is not None:
+                if self.reports.proof is not None:
                     self.proof_noted.set()
             case AttestAgain():
                 self._again.set()
 
-    def _answer(self, sequence: int, message: Answer) -> None:
-        waiting = self._answers.get(sequence)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(message)
-
-    def _take(self, grant: LeaseGranted) -> None:
-        now = self.clock.monotonic()
-        asked_at = self._asked.pop(grant.sequence, None)
-        if self.meter.credit(grant, asked_at=asked_at, now=now) is Credit.STRAY:
-            self._close(grant.lease, Units(0), b"")
-        self._answer(grant.sequence, grant)
+    def _contact(self, sequence: int) -> Instant | None:
+        """N-8: an answer shows that the custodian lived when it was asked for, not when it arrives."""
+        asked_at = self.asks.heard(sequence)
+        if asked_at is not None:
+            self.last_contact = max(self.last_contact, asked_at)
+        return asked_at
 
     async def _obey(self, order: StopOrder) -> None:
         """N-7: stop what the custodian's root says, if it concerns this instance."""
@@ -334,12 +298,14 @@ class Link:
     async def _keep_proven(self) -> None:
         """N-5: attest again at half of the certificate's life, or when told to; never after a stop."""
         pause = BACKOFF_SECONDS[0]
-        while self._proof is None:
+        while True:
             half = (self._proven_until - self._proven_at) // 2
             left = (after(self._proven_at, half) - self.clock.monotonic()) / SECOND
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(left, pause)):
+                async with asyncio.timeout(max(left, BACKOFF_SECONDS[0])):
                     await self._again.wait()
+            if self._over:
+                return
             self._again.clear()
             try:
                 await self.attest()
@@ -348,6 +314,7 @@ class Link:
                 self.on_stop(failure, 0)
             except LeaseholdError as failure:
                 self.log.event("attestation_refused", code=failure.code)
+                await asyncio.sleep(pause)  # also where every message is answered with AttestAgain
                 pause = min(2 * pause, BACKOFF_SECONDS[1])
 
     def is_silent(self) -> bool:
@@ -362,16 +329,7 @@ class Link:
             await asyncio.sleep(TICK_SECONDS)
             now = self.clock.monotonic()
             for key_hash in self.meter.due(now=now, idle=IDLE_LEASE):
-                ask = LeaseAsk(
-                    self._next(),
-                    key_hash,
-                    least=Units(0),
-                    need=Units(0),
-                    rate=self.meter.rate(key_hash, now=now),
-                    spent=self.meter.spent(key_hash),
-                )
-                self._asked[ask.sequence] = now
-                await self._try_send(ask)
+                await self._try_send(self._lease_ask(key_hash, least=Units(0), need=Units(0)))
             await self._report_ended()
 
     async def _keep_beating(self) -> None:
@@ -388,36 +346,32 @@ class Link:
             if self._unheard >= HEARTBEATS_MISSED_MAX and self._channel is not None:
                 await self._channel.close()
             self._unheard += 1
-            await self._try_send(Heartbeat(self._next(), usage))
-            await self._resend_reports()
+            await self._beat()
             beaten, reported = now, usage
+
+    async def _beat(self) -> None:
+        """A heartbeat, and all reports that have no answer yet."""
+        await self._try_send(Heartbeat(self.asks.next(), self.meter.usage()))
+        for report in self.reports.waiting():
+            await self._try_send(report)
 
     # Reports -------------------------------------------------------------------------------------
 
     async def _report_ended(self) -> None:
-        for purse in self.meter.drop_ended():
-            self._close(purse.lease, purse.spent, purse.receipt_head)
-            await self._try_send(LeaseClose(self._closings[purse.lease]))
-
-    def _close(self, lease: str, spent: Units, receipt_head: bytes) -> None:
-        report = CloseReport(self.instance, lease, spent, receipt_head)
-        self._closings[lease] = sign(self.prover.keys.statement, CLOSE_KIND, to_json(report))
-
-    async def _resend_reports(self) -> None:
-        for statement in list(self._closings.values()):
-            await self._try_send(LeaseClose(statement))
-        if self._proof is not None:
-            await self._try_send(StopProof(self._proof))
+        for report in self.reports.close_ended():
+            await self._try_send(report)
 
     async def prove_stop(self, report: StopReport) -> None:
         """N-7: sign and send the proof of stop; `run` repeats it until `proof_noted` is set."""
-        self._proof = sign(self.prover.keys.statement, STOP_PROOF_KIND, to_json(report))
+        self.reports.close_ended()
+        self.reports.prove(report)
         self.proof_noted.clear()
-        await self._report_ended()
-        await self._try_send(StopProof(self._proof))
+        for waiting in self.reports.waiting():
+            await self._try_send(waiting)
 
     def forget_model(self) -> None:
-        """N-7: drop the model key; Python cannot promise that no copy of it is left in freed memory."""
+        """N-7: drop the model key, for ever; Python cannot promise that freed memory holds no copy."""
+        self._over = True
         if self.lent is not None:
             self.lent = replace(self.lent, model_key=b"")
 
@@ -426,9 +380,11 @@ class Link:
         if channel is None:
             return
         try:
-            await channel.send(to_json(message))
-        except ChannelClosed:
-            self._connected.clear()  # the listener notices too, and reconnects
+            async with asyncio.timeout(SEND_SECONDS_MAX):
+                await channel.send(to_json(message))
+        except (ChannelClosed, TimeoutError):
+            self._connected.clear()
+            await channel.close()  # so that the listener notices too, and reconnects
 
     async def _try_send(self, message: FromEnclave) -> None:
         if self._connected.is_set():

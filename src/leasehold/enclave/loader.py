@@ -13,7 +13,7 @@ from leasehold.core import frames
 from leasehold.core.frames import MemoryFile
 from leasehold.enclave import memory
 from leasehold.enclave.host import InferenceHost
-from leasehold.enclave.link import Lent
+from leasehold.enclave.lent import Lent
 from leasehold.enclave.log import Log
 from leasehold.enclave.settings import Settings
 from leasehold.enclave.weights import FileSource, FileWriter, ModelSource, load_sealed

@@ -16,7 +16,7 @@ from leasehold.core.crypto import SigningKey, TlsKey
 from leasehold.core.evidence import Attester, Evidence
 from leasehold.core.merkle import inclusion_proofs, leaf_hash
 from leasehold.enclave.settings import Settings
-from leasehold.errors import BadRequest, LeaseholdError, TooBusy
+from leasehold.errors import BadRequest, Internal, LeaseholdError, TooBusy
 
 T = TypeVar("T")
 RunBlocking = Callable[[Callable[[], T]], Awaitable[T]]
@@ -94,10 +94,7 @@ class Prover:
         except LeaseholdError as failure:
             for _, answer in window:
                 if not answer.done():
-                    answer.set_exception(failure)
-        finally:  # a platform driver's own mistake must not leave anybody waiting
-            for _, answer in window:
-                answer.cancel()
+                    answer.set_exception(failure.again())
 
     async def _quote(self, purpose: Purpose, nonce: bytes, kem_key: bytes) -> Evidence:
         binding = Binding(
@@ -111,4 +108,9 @@ class Prover:
         )
         data = binding.report_data()
         async with self._one_at_a_time:
-            return await self.run_blocking(lambda: self.attester.attest(data))
+            try:
+                return await self.run_blocking(lambda: self.attester.attest(data))
+            except LeaseholdError:
+                raise
+            except Exception as mistake:  # noqa: BLE001 - a driver's text is the host's
+                raise Internal(about="platform driver", got=type(mistake).__name__) from None

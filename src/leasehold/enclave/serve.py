@@ -27,7 +27,7 @@ from leasehold.core.units import KIB
 from leasehold.enclave import openai
 from leasehold.enclave.boot import Enclave
 from leasehold.enclave.gate import key_hash_of
-from leasehold.enclave.link import Lent
+from leasehold.enclave.lent import Lent
 from leasehold.enclave.work import Run
 from leasehold.errors import (
     BadMessage,

@@ -18,6 +18,7 @@ from leasehold.errors import BadSetting
 
 KIND: Final = "leasehold-enclave"
 VERSION: Final = 1
+DEAD_MAN_SECONDS_MIN: Final = 7  # an idle line is heard from every five to six seconds (N-6)
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,6 +89,9 @@ def parse_settings(file: bytes) -> Settings:
     for name in _POSITIVE:
         if getattr(parsed, name) < 1:
             raise BadSetting(about=name, got=getattr(parsed, name), expected="at least 1")
+    if parsed.dead_man_seconds < DEAD_MAN_SECONDS_MIN:
+        expected = f"at least {DEAD_MAN_SECONDS_MIN}"
+        raise BadSetting(about="dead_man_seconds", got=parsed.dead_man_seconds, expected=expected)
     root = unhex(parsed.custodian_root, about="custodian_root", size=32)
     check_text(file, kind=KIND, public=root)
     return Settings(

@@ -81,10 +81,10 @@ class HttpsWire:
     async def open_channel(self, certificate: str) -> Channel:
         """N-4. Raises CustodianUnreachable."""
         name = self._settings.custodian_name
-        context = client_context(
-            self._settings.custodian_ca, certificate=certificate, key=self._key
-        )
         try:
+            context = client_context(
+                self._settings.custodian_ca, certificate=certificate, key=self._key
+            )
             connection = await connect(
                 f"wss://{name}/enclave/channel",
                 host=self._host,

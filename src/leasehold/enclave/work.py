@@ -20,7 +20,7 @@ from leasehold.core.tariff import Work
 from leasehold.core.units import Clock, Units
 from leasehold.enclave.gate import Gate
 from leasehold.enclave.host import InferenceHost
-from leasehold.enclave.link import Lent
+from leasehold.enclave.lent import Lent
 from leasehold.enclave.openai import Counts, Embedding, Generation
 from leasehold.enclave.prover import InstanceKeys
 from leasehold.errors import BudgetExhausted, InputTooLong, NoModelYet, UnknownThing, WorkerFailed

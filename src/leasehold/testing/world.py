@@ -38,7 +38,7 @@ from leasehold.custodian.service import Custodian, NewLoan, Ports
 from leasehold.custodian.settings import Keys, Rules
 from leasehold.custodian.store.inline import InlineStore
 from leasehold.enclave.boot import Enclave, Machine
-from leasehold.enclave.link import Lent
+from leasehold.enclave.lent import Lent
 from leasehold.enclave.log import FIELDS
 from leasehold.enclave.prover import InstanceKeys
 from leasehold.enclave.serve import Application

@@ -34,6 +34,7 @@ from .stage import ADMIN, LOOSE, START, STOPPER, Stage, key_hash, key_id
 KEYS = st.sampled_from(["ann-1", "ann-2", "bob-1"])
 INSTANCES = st.sampled_from(["one", "two", "three"])
 UNITS = st.integers(0, 400)
+WISHES = st.tuples(KEYS, INSTANCES, UNITS, UNITS, st.integers(0, 50_000), st.integers(0, 100))
 
 
 class Enclave:
@@ -75,16 +76,16 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # Instances -----------------------------------------------------------------------------------
 
-    @rule(
-        key=KEYS,
-        instance=INSTANCES,
-        least=UNITS,
-        need=UNITS,
-        rate=st.integers(0, 50_000),
-        share=st.integers(0, 100),
-    )
-    def ask(self, key: str, instance: str, least: int, need: int, rate: int, share: int) -> None:
-        """A new ask with what the enclave remembers of its lease; then it serves part of what it holds."""
+    @rule(wishes=st.lists(WISHES, min_size=1, max_size=6))
+    def ask(self, wishes: list[tuple[str, str, int, int, int, int]]) -> None:
+        """Some new asks from anybody."""
+        for wish in wishes:
+            self.ask_one(*wish)
+
+    def ask_one(
+        self, key: str, instance: str, least: int, need: int, rate: int, share: int
+    ) -> None:
+        """Ask with what the enclave remembers of its lease; then serve a share of what it holds."""
         self.busy += 1
         instance = self.names[instance]
         mine = self.held.get((instance, key))
@@ -292,7 +293,7 @@ class LedgerMachine(RuleBasedStateMachine):
                     )
                 )
 
-    @precondition(lambda self: len(self.asked) >= 15)
+    @precondition(lambda self: len(self.asked) >= 30)
     @rule()
     def revoke(self) -> None:
         """Revoke one key."""
@@ -308,7 +309,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """The custodian dies and comes back from its disk."""
         self.stage.restart()
 
-    @precondition(lambda self: self.busy >= 12)
+    @precondition(lambda self: self.busy >= 20)
     @rule()
     def restore(self) -> None:
         """After a backup was put back nothing is available and nothing is out; operators grant anew."""
@@ -351,4 +352,4 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedger = LedgerMachine.TestCase
-TestLedger.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestLedger.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)

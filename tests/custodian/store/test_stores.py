@@ -1,0 +1,127 @@
+"""What every store promises: the same tests for SQLite in a file and for the one in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from leasehold.custodian.store.inline import InlineStore
+from leasehold.custodian.store.port import Store, Tx
+from leasehold.custodian.store.sqlite import SqliteStore
+from leasehold.errors import Conflict, StoreFailed, UnknownThing
+
+
+@pytest.fixture(params=["sqlite", "inline"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    made: Store = (
+        SqliteStore.open(tmp_path / "ledger.db")
+        if request.param == "sqlite"
+        else InlineStore.open()
+    )
+    yield made
+    await made.close()
+
+
+def add(name: str) -> object:
+    def act(tx: Tx) -> str:
+        tx.execute("INSERT INTO consumers (name, created) VALUES (?, ?)", (name, 1))
+        return name
+
+    return act
+
+
+def names(tx: Tx) -> list[str]:
+    return [row[0] for row in tx.execute("SELECT name FROM consumers ORDER BY name")]
+
+
+async def test_a_write_is_read(store: Store) -> None:
+    assert await store.write(add("ann")) == "ann"
+    assert await store.read(names) == ["ann"]
+
+
+async def test_values_come_back_as_they_went(store: Store) -> None:
+    def act(tx: Tx) -> list[object]:
+        tx.execute("INSERT INTO nonces (nonce, expires) VALUES (?, ?)", (b"\x00\xff", 1 << 62))
+        return [*tx.execute("SELECT nonce, expires, ?, NULL FROM nonces", ("ü",))[0]]
+
+    assert await store.write(act) == [b"\x00\xff", 1 << 62, "ü", None]
+
+
+async def test_an_error_undoes_its_act_and_nothing_else(store: Store) -> None:
+    def fail(tx: Tx) -> None:
+        add("bob")(tx)
+        raise UnknownThing(about="bob")
+
+    results = await asyncio.gather(
+        store.write(add("ann")),
+        store.write(fail),
+        store.write(add("cid")),
+        return_exceptions=True,
+    )
+    assert results[0] == "ann"
+    assert isinstance(results[1], UnknownThing)
+    assert results[2] == "cid"
+    assert await store.read(names) == ["ann", "cid"]
+
+
+async def test_a_constraint_is_a_conflict(store: Store) -> None:
+    await store.write(add("ann"))
+    with pytest.raises(Conflict) as refusal:
+        await store.write(add("ann"))
+    assert "UNIQUE" in str(refusal.value.got)
+    assert await store.read(names) == ["ann"]
+
+
+async def test_the_schema_itself_refuses_to_overspend(store: Store) -> None:
+    """M-2 is also the database's: no arithmetic above it can break it."""
+    sql = "INSERT INTO accounts VALUES (?, 'loan', NULL, ?, ?, ?, ?)"
+    for terms in ((10, 11, 0, 0), (10, 4, 4, 3), (10, -1, 0, 0), (-1, 0, 0, 0)):
+        with pytest.raises(Conflict) as refusal:
+            await store.write(lambda tx, terms=terms: tx.execute(sql, (1, *terms)))
+        assert "CHECK" in str(refusal.value.got)
+
+
+async def test_foreign_keys_are_kept(store: Store) -> None:
+    with pytest.raises(Conflict) as refusal:
+        await store.write(
+            lambda tx: tx.execute("INSERT INTO keys VALUES ('k', 'nobody', ?, 1, NULL)", (b"h",))
+        )
+    assert "FOREIGN KEY" in str(refusal.value.got)
+
+
+async def test_a_read_may_not_write(store: Store) -> None:
+    with pytest.raises(StoreFailed):
+        await store.read(add("ann"))
+    assert await store.read(names) == []
+    assert await store.write(add("ann")) == "ann"
+
+
+async def test_a_bug_in_an_act_reaches_its_caller(store: Store) -> None:
+    def stop(tx: Tx) -> None:
+        raise StopIteration
+
+    with pytest.raises(ZeroDivisionError):
+        await store.write(lambda _: 1 // 0)
+    with pytest.raises(RuntimeError):
+        await store.write(stop)
+    with pytest.raises(Exception, match="syntax error"):
+        await store.write(lambda tx: tx.execute("NONSENSE"))
+    assert await store.write(add("ann")) == "ann"
+
+
+async def test_a_closed_store_refuses(store: Store) -> None:
+    await store.close()
+    await store.close()
+    with pytest.raises(StoreFailed) as refusal:
+        await store.write(names)
+    assert refusal.value.got == "closed"
+    with pytest.raises(StoreFailed):
+        await store.read(names)
+
+
+async def test_the_ledgers_schema_is_there_once(store: Store) -> None:
+    versions = await store.read(lambda tx: tx.execute("SELECT version FROM schema_version"))
+    assert versions == [(1,)]
