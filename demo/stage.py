@@ -162,15 +162,22 @@ class Stage:
     tell: Narrator
     actors: list[Actor] = field(default_factory=list)
 
-    def start(self, name: str, *words: object, package: Path | None = None) -> Actor:
-        """Start a process. `package` puts another copy of the code before the installed one."""
+    def start(
+        self, name: str, *words: object, package: Path | None = None, home: Path | None = None
+    ) -> Actor:
+        """Start a process. `package` puts another copy of the code before the installed one.
+
+        `home` is where it runs and where it is told to put temporary files.
+        """
         log = self.folder / f"{name}.log"
         environment = dict(os.environ)
         if package is not None:
             environment["PYTHONPATH"] = str(package)
+        if home is not None:
+            environment |= {"HOME": str(home), "TMPDIR": str(home)}
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [str(word) for word in words], stdout=out, stderr=out, env=environment
+                [str(word) for word in words], stdout=out, stderr=out, env=environment, cwd=home
             )
         actor = Actor(name, process, log)
         self.actors.append(actor)

@@ -198,13 +198,7 @@ class Story:
         """Step 3: a doctored enclave gets nothing, the right one gets the model."""
         tell = self.tell
         tell.chapter("Attest: a doctored enclave gets nothing")
-        copy = self.folder / "doctored"
-        shutil.copytree(ROOT / "src" / "leasehold", copy / "leasehold")
-        meter = copy / "leasehold" / "core" / "meter.py"
-        text = meter.read_text()
-        if METER_LINE not in text:
-            raise ClaimFailed("the line that the borrower wants to change is not in the meter")
-        meter.write_text(text.replace(METER_LINE, "        if not ticket.open:\n"))
+        copy = doctored_package(self.folder / "doctored")
         right = run(SIMTEE, "measure").out.strip()
         tell.say("The borrower changes one line of the meter, so that spending is never refused.")
         doctored = self.enclave("doctored", CLINIC, self.clinic_port, package=copy)
@@ -476,6 +470,17 @@ class Story:
         self.operate("resume", self.stop, "--reason", "the demo goes on")
         self.clinic_port = free_port()
         self.enclave("clinic-again", CLINIC, self.clinic_port).event("serving")
+
+
+def doctored_package(folder: Path) -> Path:
+    """A copy of the code in which spending is never refused; tells where it is. Raises ClaimFailed."""
+    shutil.copytree(ROOT / "src" / "leasehold", folder / "leasehold")
+    meter = folder / "leasehold" / "core" / "meter.py"
+    text = meter.read_text()
+    if METER_LINE not in text:
+        raise ClaimFailed("the line that the borrower wants to change is not in the meter")
+    meter.write_text(text.replace(METER_LINE, "        if not ticket.open:\n"))
+    return folder
 
 
 def _cosine(one: list[float], other: list[float]) -> float:

@@ -560,6 +560,13 @@ class BooksWrong(Unavailable):
     do = "Stop everything, keep the file, and restore from a backup that `leasehold audit verify` accepts."
 
 
+class PlatformFailed(Unavailable):
+    """The hardware or its driver gave no evidence."""
+
+    code = "platform_failed"
+    do = "Check that this machine's attestation driver works; see docs/spec/evidence.md for what is needed."
+
+
 class Internal(Unavailable):
     """This program made a mistake of its own."""
 

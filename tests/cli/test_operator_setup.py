@@ -75,6 +75,14 @@ def test_the_enclave_reads_the_configuration_that_was_signed(folder: str) -> Non
     )
 
 
+def test_what_no_enclave_would_read_is_not_signed(folder: str) -> None:
+    words = ("custodian", "configure", "--custodian", folder, "--loan", "clinic")
+    words += ("--engine", "llama", "--attester", "simulated", "--dead-man", "1")
+    output = run(*words, code=2)
+    assert "bad_setting" in output
+    assert "leasehold-signature" not in output
+
+
 def test_a_manifest_from_the_simulated_machine(tmp_path: Path, folder: str, machine: Path) -> None:
     file = tmp_path / "enclave.toml"
     file.write_bytes(configure(folder))

@@ -15,7 +15,7 @@ KEY = b"k" * 32
 BUDGET = Budget(Units(100), Units(0), Units(0), Units(0), Units(0))
 
 
-def grant(units: int, *, lease: str = "1-a-1", key: bytes = KEY, ttl: int = 1000) -> LeaseGranted:
+def grant(units: int, *, lease: str = "1-1", key: bytes = KEY, ttl: int = 1000) -> LeaseGranted:
     return LeaseGranted(1, lease, 1, "alice", key, Units(units), Duration(ttl), BUDGET)
 
 
@@ -101,21 +101,21 @@ def test_a_stop_of_the_consumer_ends_open_tickets_in_mid_word() -> None:
         meter.spend(ticket, Units(1), now=at(6))
     assert meter.drop_ended() == []
     meter.settle(ticket)
-    assert [purse.lease for purse in meter.drop_ended()] == ["1-a-1"]
+    assert [purse.lease for purse in meter.drop_ended()] == ["1-1"]
 
 
 def test_what_was_asked_for_before_the_stop_is_no_grant_after_it() -> None:
     meter = filled(10)
     meter.stop_consumer("alice", now=at(5))
-    late = grant(10, lease="1-a-2")
+    late = grant(10, lease="1-2")
     assert meter.credit(late, asked_at=at(4), now=at(6)) is Credit.STRAY
-    assert meter.credit(grant(10, lease="1-a-3"), asked_at=at(6), now=at(7)) is Credit.TAKEN
+    assert meter.credit(grant(10, lease="1-3"), asked_at=at(6), now=at(7)) is Credit.TAKEN
 
 
 def test_a_dropped_lease_never_comes_back() -> None:
     meter = filled(10)
     assert meter.due(now=at(1000), idle=10_000) == []
-    assert [purse.lease for purse in meter.drop_ended()] == ["1-a-1"]
+    assert [purse.lease for purse in meter.drop_ended()] == ["1-1"]
     assert meter.credit(grant(50), asked_at=at(1000), now=at(1001)) is Credit.DROPPED
     assert meter.purse(KEY) is None
 
@@ -127,7 +127,7 @@ def test_after_the_end_of_all_nothing_is_granted() -> None:
     with pytest.raises(LoanStopped):
         meter.spend(ticket, Units(1), now=at(0))
     assert isinstance(meter.admit(KEY, least=Units(0), want=Units(0), now=at(0)), Denied)
-    other = grant(9, lease="1-b-1", key=b"o" * 32)
+    other = grant(9, lease="1-1", key=b"o" * 32)
     assert meter.credit(other, asked_at=at(0), now=at(0)) is Credit.STRAY
 
 
@@ -136,7 +136,7 @@ def test_leases_are_renewed_at_half_of_their_life_and_closed_when_idle() -> None
     assert meter.due(now=at(499), idle=10_000) == []
     assert meter.due(now=at(500), idle=10_000) == [KEY]
     assert meter.due(now=at(600), idle=600) == []
-    assert [purse.lease for purse in meter.drop_ended()] == ["1-a-1"]
+    assert [purse.lease for purse in meter.drop_ended()] == ["1-1"]
 
 
 def test_the_rate_of_use_is_in_units_per_thousand_seconds() -> None:
@@ -164,7 +164,7 @@ def test_spent_and_held_never_exceed_what_was_granted(moves: list[tuple[str, int
     granted: dict[str, int] = {}
     spent: dict[str, int] = {}
     for move, amount, which in moves:
-        lease = f"1-a-{which}"
+        lease = f"1-{which}"
         match move:
             case "credit":
                 if meter.credit(grant(amount, lease=lease), asked_at=at(now), now=at(now)) is Credit.TAKEN:

@@ -20,6 +20,7 @@ from leasehold.custodian.appraise import CONFIGURATION_KIND
 from leasehold.custodian.log import JsonLog
 from leasehold.custodian.serve import serve as serve_custodian
 from leasehold.custodian.settings import Place, parse_place
+from leasehold.enclave.settings import parse_settings
 
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 _POSITIVE: Final = click.IntRange(1)
@@ -79,7 +80,7 @@ def serve(folder: Path) -> None:
 @command.command()
 @folder_option
 @click.option("--loan", required=True, help="The loan that the enclave is to serve.")
-@click.option("--engine", required=True, type=click.Choice(["llama", "onnx", "fake"]))
+@click.option("--engine", required=True, type=click.Choice(["llama", "onnx"]))
 @click.option(
     "--attester", required=True, help="The platform driver: `simulated`, or a hardware one's name."
 )
@@ -130,5 +131,7 @@ def configure(
         "dead_man_seconds": dead_man,
         **numbers,
     }
-    write_bytes(out, sign_text(keys.root, CONFIGURATION_KIND, write_toml(table)))
+    signed = sign_text(keys.root, CONFIGURATION_KIND, write_toml(table))
+    parse_settings(signed)  # what no enclave would read must not leave
+    write_bytes(out, signed)
     output.write_simulated(attester == "simulated")

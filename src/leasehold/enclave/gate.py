@@ -71,7 +71,9 @@ class Gate:
     ) -> AsyncIterator[Ticket]:
         """M-6: a ticket that holds at least `least` units; leaving the block settles it.
 
-        Keys without a lease may be invented, so those that wait for one get half of the queue. Raises TooBusy, UnknownKey, BudgetExhausted, LoanStopped, LeaseLapsed, CustodianUnreachable.
+        Keys without a lease may be invented, so those that wait for one get half of the queue.
+
+        Raises TooBusy, UnknownKey, BudgetExhausted, LoanStopped, LeaseLapsed, CustodianUnreachable.
         """
         mine = self._per_key.get(key_hash, 0)
         if self._running >= self.queue_max:

@@ -314,7 +314,7 @@ class WorkerHost:
         return self._last_id
 
 
-def check_vectors(loaded: Loaded, rows: int) -> None:
+def check_vectors(loaded: frames.Loaded, rows: int) -> None:
     """Raise BadRequest for more vectors than one frame carries; ask before anything is charged."""
     size = rows * loaded.embedding_dims * FLOAT_BYTES
     if size > VECTOR_BYTES_MAX:

@@ -20,7 +20,6 @@ from leasehold.core.messages import (
     STOP_ORDER_KIND,
     Attest,
     AttestAgain,
-    Challenge,
     CloseAck,
     ExtensionAsk,
     ExtensionQuery,
@@ -32,15 +31,13 @@ from leasehold.core.messages import (
     LeaseAsk,
     LeaseGranted,
     LeaseRefused,
-    LoanTerms,
-    Release,
     StopNoted,
     StopOrder,
     StopReason,
     StopReport,
 )
 from leasehold.core.meter import Credit, Meter
-from leasehold.core.statements import Signed, check_signed
+from leasehold.core.statements import check_signed
 from leasehold.core.units import SECOND, Clock, Instant, Units, after
 from leasehold.enclave.asks import Answer, Asks
 from leasehold.enclave.lent import CustodianWire, Lent

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Literal, TypeVar
 from urllib.parse import parse_qs
 
@@ -49,6 +49,11 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 WAIT_SECONDS_MAX: Final = 30.0
 RETRY_AFTER_SECONDS: Final = 2
 SMALL_BODY_BYTES_MAX: Final = 4 * KIB
+BODY_SECONDS_MAX: Final = 30.0  # 4 MiB over a bad line; a body without end must not hold memory
+WRITE_SECONDS_MAX: Final = 30.0  # a client that reads nothing must not hold a ticket and a place
+EXTENSION_UNITS_MAX: Final = (
+    1 << 53
+)  # what the ledger counts to; more would read as a broken enclave
 JSON: Final = (b"content-type", b"application/json")
 EVENTS: Final = (b"content-type", b"text/event-stream")
 
@@ -60,14 +65,14 @@ class _Gone(Exception):
 class Exchange:
     """One HTTP request and what was answered to it so far."""
 
-    __slots__ = ("_enclave", "_receive", "_send", "finished", "response", "scope", "started")
+    __slots__ = ("_enclave", "_receive", "_send", "finished", "run", "scope", "started")
 
     def __init__(
         self, enclave: Enclave, scope: Mapping[str, Any], receive: Receive, send: Send
     ) -> None:
         self._enclave, self.scope, self._receive, self._send = enclave, scope, receive, send
         self.started = self.finished = False
-        self.response = bytearray()
+        self.run: Run | None = None  # what the answer is charged to, once it is
 
     def header(self, name: bytes) -> str | None:
         """The first header of that lower-case name."""
@@ -81,7 +86,15 @@ class Exchange:
         return key_hash_of(self.header(b"authorization"))
 
     async def body(self, limit: int) -> bytes:
-        """The whole body, of at most `limit` bytes. Raises BodyTooLarge."""
+        """The whole body, of at most `limit` bytes. Raises BodyTooLarge, BadRequest where it is late."""
+        try:
+            async with asyncio.timeout(BODY_SECONDS_MAX):
+                return await self._read(limit)
+        except TimeoutError:
+            expected = f"all of it in {BODY_SECONDS_MAX:.0f} s"
+            raise BadRequest(about="request body", got="a part", expected=expected) from None
+
+    async def _read(self, limit: int) -> bytes:
         body = bytearray()
         while True:
             event = await self._receive()
@@ -100,32 +113,40 @@ class Exchange:
             marks.append((b"leasehold-platform", b"SIMULATED"))
         self.started = True
         message = {"type": "http.response.start", "status": status, "headers": [*headers, *marks]}
-        await self._send(message)
+        await self._put(message)
 
     async def write(self, data: bytes) -> None:
         """Send a part of the body and remember it for the receipt."""
-        self.response += data
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        if self.run is not None:
+            self.run.sent += data
+        await self._put({"type": "http.response.body", "body": data, "more_body": True})
 
-    async def finish(self, data: bytes, run: Run | None = None) -> None:
+    async def finish(self, data: bytes) -> None:
         """Send the last part; the run's receipt is signed before it leaves."""
-        self.response += data
-        if run is not None:
-            run.book(self.response)
+        if self.run is not None:
+            self.run.sent += data
+            self.run.book()
         self.finished = True
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        await self._put({"type": "http.response.body", "body": data, "more_body": False})
 
-    async def answer(
-        self, status: int, body: bytes, *headers: tuple[bytes, bytes], run: Run | None = None
-    ) -> None:
-        """Send a whole JSON answer."""
-        await self.start(status, JSON, (b"content-length", str(len(body)).encode()), *headers)
-        await self.finish(body, run)
+    async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+        """Send a whole JSON answer; where something is charged, the receipt's id goes with it."""
+        length = (b"content-length", str(len(body)).encode())
+        receipt = [] if self.run is None else [_receipt(self.run)]
+        await self.start(status, JSON, length, *receipt, *headers)
+        await self.finish(body)
 
     async def until_gone(self) -> None:
         """Return when the client hangs up; the body must have been read."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+    async def _put(self, message: dict[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(WRITE_SECONDS_MAX):
+                await self._send(message)
+        except TimeoutError:
+            raise _Gone from None
 
 
 class Application:
@@ -150,12 +171,20 @@ class Application:
         if scope["type"] != "http":
             return
         exchange = Exchange(self._enclave, scope, receive, send)
+        with suppress(_Gone):
+            async with self._refusing(exchange):
+                await self._find(exchange)(exchange)
+
+    @asynccontextmanager
+    async def _refusing(self, exchange: Exchange, run: Run | None = None) -> AsyncIterator[None]:
+        """Answer whatever the block raises. Inside a `run`, the refusal is in its receipt. Raises _Gone."""
+        exchange.run = run
         try:
-            await self._find(exchange)(exchange)
+            yield
         except _Gone:
-            return
+            raise
         except LeaseholdError as error:
-            await self._refuse(exchange, error)
+            await self._refuse(exchange, error if run is None else run.why(error))
         except Exception as mistake:  # noqa: BLE001 - its text may hold a prompt, and the host reads logs
             self._enclave.machine.log.event("mistake", code=type(mistake).__name__)
             await self._refuse(exchange, Internal())
@@ -170,7 +199,9 @@ class Application:
         return found
 
     async def _refuse(self, exchange: Exchange, error: LeaseholdError) -> None:
-        body = openai.error_body(error)
+        if exchange.finished:
+            return
+        body = openai.error_body(_charged(error, exchange.run))
         if exchange.started:  # in the middle of a stream: the last event says why it ends
             await exchange.finish(b"data: " + body + b"\n\n")
             return
@@ -205,6 +236,7 @@ class Application:
                 run,
                 pieces,
             ),
+            self._refusing(exchange, run),
         ):
             frame = self._frame(wanted.kind, run)
             if wanted.stream:
@@ -212,7 +244,7 @@ class Application:
             else:
                 text = "".join([piece async for piece in pieces])
                 answer = frame.whole(text, run.reason, run.counts, run.code)
-                await exchange.answer(200, answer, _receipt(run), run=run)
+                await exchange.answer(200, answer)
 
     def _frame(self, kind: Literal["chat", "text"], run: Run) -> openai.Frame:
         created = self._enclave.machine.clock.now() // 1000
@@ -231,13 +263,15 @@ class Application:
             _unless_gone(exchange),
             self._enclave.works.embedding(wanted, lent=lent, key_hash=key_hash, request=body) as (
                 run,
-                found,
+                embed,
             ),
+            self._refusing(exchange, run),
         ):
+            found = await embed()
             answer = openai.embeddings_body(
                 wanted, found.vectors, found.dims, run.counts.input_tokens, lent.terms.model.name
             )
-            await exchange.answer(200, answer, _receipt(run), run=run)
+            await exchange.answer(200, answer)
 
     async def _models(self, exchange: Exchange) -> None:
         exchange.key_hash()
@@ -270,7 +304,7 @@ class Application:
 
     async def _budget(self, exchange: Exchange) -> None:
         lent = self._enclave.lent()
-        state = await self._enclave.link.query_extension(exchange.key_hash())
+        state = await self._query(exchange.key_hash())
         budget = state.budget
         if budget is None:
             raise UnknownKey(about="budget")
@@ -291,12 +325,16 @@ class Application:
         body = await exchange.body(SMALL_BODY_BYTES_MAX)
         self._enclave.lent()
         asked = _read(body, ExtensionRequest)
-        if asked.units < 1 or not 0 < len(asked.reason) <= REASON_CHARS_MAX:
-            limit = f"at least 1 unit and a reason of 1 to {REASON_CHARS_MAX} characters"
+        if (
+            not 1 <= asked.units <= EXTENSION_UNITS_MAX
+            or not 0 < len(asked.reason) <= REASON_CHARS_MAX
+        ):
+            limit = f"1 to {EXTENSION_UNITS_MAX} units and a reason of 1 to {REASON_CHARS_MAX} characters"
             raise BadRequest(about="extension", got=asked.units, expected=limit)
-        state = await self._enclave.link.ask_extension(
-            key_hash, units=asked.units, reason=asked.reason
-        )
+        with self._enclave.gate.visiting():
+            state = await self._enclave.link.ask_extension(
+                key_hash, units=asked.units, reason=asked.reason
+            )
         await exchange.answer(200, _extension(state))
 
     async def _extension(self, exchange: Exchange) -> None:
@@ -304,12 +342,16 @@ class Application:
         seconds = _seconds(exchange.scope.get("query_string", b""))
         self._enclave.lent()
         await exchange.body(SMALL_BODY_BYTES_MAX)
-        state = await self._enclave.link.query_extension(key_hash)
+        state = await self._query(key_hash)
         if state.status == "open" and seconds > 0:
             async with _unless_gone(exchange):
                 decided = await self._enclave.extensions.wait(key_hash, seconds=seconds)
-                state = decided or await self._enclave.link.query_extension(key_hash)
+                state = decided or await self._query(key_hash)
         await exchange.answer(200, _extension(state))
+
+    async def _query(self, key_hash: bytes) -> ExtensionState:
+        with self._enclave.gate.visiting():
+            return await self._enclave.link.query_extension(key_hash)
 
     async def _receipt(self, exchange: Exchange) -> None:
         receipt_id = exchange.scope["path"].rpartition("/")[2]
@@ -347,7 +389,7 @@ async def _stream(
     await exchange.write(frame.closing(run.reason, run.code))
     if wanted.include_usage:
         await exchange.write(frame.usage(run.counts))
-    await exchange.finish(openai.DONE, run)
+    await exchange.finish(openai.DONE)
 
 
 @asynccontextmanager
@@ -388,6 +430,14 @@ def _read(body: bytes, kind: type[T]) -> T:
 
 def _receipt(run: Run) -> tuple[bytes, bytes]:
     return (b"leasehold-receipt-id", run.receipt_id.encode())
+
+
+def _charged(error: LeaseholdError, run: Run | None) -> LeaseholdError:
+    """The refusal, without the promise that nothing was charged where something was."""
+    if run is None or not run.ticket.spent:
+        return error
+    told = f"{error.message.removesuffix(error.do)}{run.ticket.spent} units were charged for it."
+    return type(error)(told=told)
 
 
 def _extension(state: ExtensionState) -> bytes:

@@ -6,9 +6,10 @@ Spec: docs/spec/metering.md, M-6; docs/spec/receipts.md.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from leasehold.core import frames
@@ -19,14 +20,25 @@ from leasehold.core.receipts import SALT_BYTES, Receipt, content_mac, head, sign
 from leasehold.core.tariff import Work
 from leasehold.core.units import Clock, Units
 from leasehold.enclave.gate import Gate
-from leasehold.enclave.host import InferenceHost
+from leasehold.enclave.host import InferenceHost, check_vectors
 from leasehold.enclave.lent import Lent
 from leasehold.enclave.openai import Counts, Embedding, Generation
 from leasehold.enclave.prover import InstanceKeys
-from leasehold.errors import BudgetExhausted, InputTooLong, NoModelYet, UnknownThing, WorkerFailed
+from leasehold.errors import (
+    BudgetExhausted,
+    CustodianUnreachable,
+    InputTooLong,
+    LeaseholdError,
+    NoModelYet,
+    TooBusy,
+    UnknownThing,
+    WorkerFailed,
+)
 
 RECEIPTS_PER_KEY_MAX: Final = 1024
-RECEIPT_KEYS_MAX: Final = 4096
+RECEIPTS_MAX: Final = (
+    65_536  # of all keys, ~1 KiB each; the key that was idle longest loses its own
+)
 _GUESSED_BYTES_PER_TOKEN: Final = 3  # for the first reservation; the engine counts before it serves
 
 
@@ -41,8 +53,9 @@ class Receipts:
     clock: Clock
     entropy: Entropy
     _kept: OrderedDict[bytes, deque[tuple[str, ReceiptAnswer]]] = field(default_factory=OrderedDict)
+    _count: int = 0
 
-    def issue(self, run: Run, *, response: bytes) -> None:
+    def issue(self, run: Run) -> None:
         """R-1 to R-3: sign what this run cost, chained to the lease's last receipt."""
         salt = self.entropy(SALT_BYTES)
         purse = run.ticket.purse
@@ -58,7 +71,7 @@ class Receipts:
             input_tokens=run.counts.input_tokens,
             output_tokens=run.counts.output_tokens,
             request_mac=content_mac(salt, "request", run.request),
-            response_mac=content_mac(salt, "response", response),
+            response_mac=content_mac(salt, "response", bytes(run.sent)),
             time=self.clock.now(),
             simulated=self.simulated,
         )
@@ -66,9 +79,10 @@ class Receipts:
         purse.receipt_head = head(signed)
         kept = self._kept.setdefault(purse.key_hash, deque(maxlen=RECEIPTS_PER_KEY_MAX))
         self._kept.move_to_end(purse.key_hash)
+        self._count += len(kept) < RECEIPTS_PER_KEY_MAX
         kept.append((run.receipt_id, ReceiptAnswer(signed, salt)))
-        while len(self._kept) > RECEIPT_KEYS_MAX:
-            self._kept.popitem(last=False)
+        while self._count > RECEIPTS_MAX:
+            self._count -= len(self._kept.popitem(last=False)[1])
 
     def find(self, key_hash: bytes, receipt_id: str) -> ReceiptAnswer:
         """R-4: a receipt, for the key that it was issued to. Raises UnknownThing."""
@@ -82,8 +96,8 @@ class Receipts:
 class Run:
     """A request under way. `reason` and `code` tell how it ended, `counts` what was charged.
 
-    Call `book` once the whole response is known, before its last byte leaves: then the receipt can be
-    asked for as soon as the answer has arrived.
+    `sent` is the response so far, for the receipt. Call `book` once all of it is known, before its last
+    byte leaves: then the receipt can be asked for as soon as the answer has arrived.
     """
 
     ticket: Ticket
@@ -91,16 +105,23 @@ class Run:
     request: bytes
     receipt_id: str
     receipts: Receipts
+    sent: bytearray = field(default_factory=bytearray)
     counts: Counts = field(default_factory=lambda: Counts(0, 0))
     reason: str = ""
     code: str | None = None
     booked: bool = False
 
-    def book(self, response: bytes | bytearray) -> None:
-        """Issue the receipt of what was spent; the second call does nothing."""
-        if not self.booked and self.ticket.spent:
-            self.receipts.issue(self, response=bytes(response))
+    def book(self) -> None:
+        """Issue the receipt of what was spent and sent; the second call does nothing."""
+        if not self.booked and (self.ticket.spent or self.sent):
+            self.receipts.issue(self)
         self.booked = True
+
+    def why(self, failure: LeaseholdError) -> LeaseholdError:
+        """What ended it: the stop, where the engine was killed by the stop itself."""
+        ended = self.ticket.purse.ended
+        killed = ended is not None and isinstance(failure, WorkerFailed | NoModelYet)
+        return ended.again() if ended is not None and killed else failure
 
 
 @dataclass(slots=True)
@@ -137,9 +158,10 @@ class Works:
     @asynccontextmanager
     async def embedding(
         self, wanted: Embedding, *, lent: Lent, key_hash: bytes, request: bytes
-    ) -> AsyncIterator[tuple[Run, frames.Embedded]]:
-        """M-6: indivisible work is reserved and paid whole before it starts. Raises as above."""
+    ) -> AsyncIterator[tuple[Run, Callable[[], Awaitable[frames.Embedded]]]]:
+        """M-6: indivisible work is reserved and paid whole before it is called. Raises as above."""
         tariff, rows = lent.terms.tariff, len(wanted.texts)
+        check_vectors(self.host.loaded, rows)
         size = sum(len(text.encode()) for text in wanted.texts)
         floor = -(-size // self.host.loaded.longest_token_bytes)
         least = tariff.cost(Work(requests=1, input_tokens=floor, rows=rows))
@@ -149,8 +171,16 @@ class Works:
             await self.gate.hold(run.ticket, units)
             self.meter.spend(run.ticket, units, now=self.clock.monotonic())
             run.counts = Counts(tokens, 0)
-            found = await self.host.embed(wanted.texts)
-            yield run, found
+            yield run, partial(self._vectors, run, wanted)
+
+    async def _vectors(self, run: Run, wanted: Embedding) -> frames.Embedded:
+        found = await self.host.embed(wanted.texts)
+        self._check_live(run)
+        return found
+
+    def _check_live(self, run: Run) -> None:
+        """T30: what was paid for before a stop may not leave after it."""
+        self.meter.spend(run.ticket, Units(0), now=self.clock.monotonic())
 
     @asynccontextmanager
     async def _run(
@@ -160,12 +190,10 @@ class Works:
             run = Run(ticket, lent, request, f"receipt-{self.entropy(16).hex()}", self.receipts)
             try:
                 yield run
-            except (WorkerFailed, NoModelYet):
-                if ticket.purse.ended is not None:  # the engine was killed by the stop itself
-                    raise ticket.purse.ended from None
-                raise
+            except (WorkerFailed, NoModelYet) as failure:
+                raise run.why(failure) from None
             finally:
-                run.book(b"")  # where it ended badly: the units are spent, so they have a receipt
+                run.book()  # where it ended badly: the units are spent, so they have a receipt
 
     async def _pieces(self, run: Run, wanted: Generation, room: int) -> AsyncGenerator[str, None]:
         limit = min(wanted.max_tokens, room)
@@ -174,6 +202,7 @@ class Works:
             async for frame in stream:
                 match frame:
                     case frames.Done(reason=reason):
+                        self._check_live(run)
                         run.reason = str(reason)
                     case frames.Token(text=text):
                         if not await self._pay(run, frame):
@@ -203,7 +232,7 @@ class Works:
         if run.ticket.held < units:
             try:
                 await self.gate.hold(run.ticket, units)
-            except BudgetExhausted as refusal:
+            except (BudgetExhausted, TooBusy, CustodianUnreachable) as refusal:
                 run.reason, run.code = str(frames.Reason.LENGTH), refusal.code
                 return False
         self.meter.spend(run.ticket, units, now=self.clock.monotonic())

@@ -25,7 +25,7 @@ from leasehold.worker import gguf, listener
 from leasehold.worker.engine import Emit, path_of
 from leasehold.worker.schema import Schemas
 
-BATCH_TOKENS: Final = 128  # prefill asks between batches whether to go on
+BATCH_TOKENS: Final = 64  # prefill asks between batches whether to go on; 512 are 5 % faster
 LISTENER_THREADS: Final = 2  # as many as the worker counts with
 SUFFIX: Final = ".gguf"
 
@@ -172,7 +172,7 @@ def _params(file: MemoryFile, settings: Settings, context: int, ask: listener.As
     params.model.path = path_of(file.fd)
     params.n_ctx = context * settings.slots
     params.n_parallel = settings.slots
-    params.n_batch = params.n_ubatch = BATCH_TOKENS
+    params.n_batch = params.n_ubatch = max(BATCH_TOKENS, settings.slots)
     threads = settings.threads or len(os.sched_getaffinity(0))
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.hostnames = [ask.hostname]

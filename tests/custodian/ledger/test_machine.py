@@ -352,4 +352,4 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedger = LedgerMachine.TestCase
-TestLedger.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+TestLedger.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
