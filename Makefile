@@ -48,7 +48,10 @@ evidence: $(STAMP)  ## replay real attestation evidence: make evidence DIR=...
 docs: $(STAMP)  ## write the generated pages again
 	$(BIN)/python tools/errors_doc.py
 
+bench: $(STAMP)  ## measure beside a peer or floor in the same run: make bench [BENCH=name]
+	$(BIN)/python -m bench $(BENCH)
+
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) demo-run .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help setup lock check test demo tcb evidence docs clean
+.PHONY: help setup lock check test demo tcb evidence docs bench clean

@@ -49,7 +49,7 @@ TO_GOVERNOR = [
     Token(2, "é", 3),
     Done(2, Reason.LENGTH, 4, 5),
     Embedded(4, b"\0" * 8, 2, 3),
-    Failed(3, Fault.TOO_LONG, 900, 512),
+    Failed(3, Fault.TOO_LONG),
 ]
 
 

@@ -249,12 +249,10 @@ class Embedded(Record, tag=25, frozen=True):
 
 
 class Failed(Record, tag=26, frozen=True):
-    """The request failed. `got` and `limit` are numbers, 0 where there is none to tell."""
+    """The request failed. No more is said: a refusal costs nothing, so it may carry nothing out."""
 
     id: Id
     fault: Fault
-    got: Tally = 0
-    limit: Tally = 0
 
 
 ToWorker = Load | Count | Generate | Embed | Cancel

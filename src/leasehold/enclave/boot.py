@@ -134,6 +134,8 @@ class Enclave:
         where a task of this instance failed by a mistake of ours: then it has ended its service.
         """
         await self._attest()
+        if self._stopping is not None:  # stopped meanwhile
+            return await asyncio.shield(self._stopping)
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._loading = tasks.create_task(self._keep_loaded())

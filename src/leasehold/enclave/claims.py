@@ -23,17 +23,20 @@ Answer = Token | Counted | Done | Embedded
 
 
 def floor(what: frames.Input, longest: int) -> int:
-    """W-8: the fewest tokens that the input can be, at `longest` bytes each."""
+    """W-8: the fewest tokens that the input can be, at `longest` bytes each, and one for each text.
+
+    An empty text is not free: its vector, or its continuation, is as much a way out as any other.
+    """
     match what:
         case frames.Chat():
-            size = sum(len(message.content.encode()) for message in what.messages)
+            sizes = [sum(len(message.content.encode()) for message in what.messages)]
         case frames.Text():
-            size = len(what.text.encode())
+            sizes = [len(what.text.encode())]
         case frames.Texts():
-            size = sum(len(text.encode()) for text in what.texts)
+            sizes = [len(text.encode()) for text in what.texts]
         case frames.Tokens():
             return len(what.ids)
-    return -(-size // longest)
+    return sum(max(1, -(-size // longest)) for size in sizes)
 
 
 @dataclass(slots=True)

@@ -128,8 +128,11 @@ class Gate:
             self._strangers -= stranger
         raise TooBusy(about="leases", got=f"{_ASKS_MAX} that could not be used")
 
-    async def hold(self, ticket: Ticket, units: Units) -> None:
-        """M-6: have the ticket hold at least `units`, asking the custodian if need be; raises as above."""
+    async def hold(self, ticket: Ticket, units: Units, *, want: Units) -> None:
+        """M-6: have the ticket hold at least `units`; raises as above.
+
+        Where the custodian must be asked, he is asked for `want`: a block, not one token.
+        """
         async with _patience():
             for _ in range(_ASKS_MAX):
                 self.meter.top_up(ticket, Units(max(0, units - ticket.held)))
@@ -138,7 +141,8 @@ class Gate:
                 if ticket.purse.ended is not None:
                     raise ticket.purse.ended.again()
                 missing = Units(units - ticket.held)
-                await self._ask(ticket.purse.key_hash, missing, missing)
+                rather = Units(max(missing, want - ticket.held))
+                await self._ask(ticket.purse.key_hash, missing, rather)
         raise TooBusy(about="leases", got=f"{_ASKS_MAX} that could not be used")
 
     def hold_ahead(self, ticket: Ticket, units: Units) -> None:

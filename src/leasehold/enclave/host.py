@@ -281,7 +281,8 @@ class WorkerHost:
         if claims is None:
             raise BadMessage(about="request id", got=frame.id)
         if isinstance(frame, frames.Failed):
-            claims.fail(_REFUSALS[frame.fault](got=frame.got or None, expected=frame.limit or None))
+            limit = f"<= {self.loaded.context_tokens}" if frame.fault is frames.Fault.TOO_LONG else None
+            claims.fail(_REFUSALS[frame.fault](expected=limit))
         else:
             claims.take(frame)
         if not isinstance(frame, Token):

@@ -6,7 +6,6 @@ Every refusal has a code; no exception text reaches a caller. Spec: docs/spec/co
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Literal, TypeVar
@@ -26,13 +25,12 @@ from leasehold.core.session import State
 from leasehold.core.units import KIB
 from leasehold.enclave import openai
 from leasehold.enclave.boot import Enclave
-from leasehold.enclave.gate import key_hash_of
+from leasehold.enclave.exchange import Exchange, Gone, Receive, Send, receipt_header, unless_gone
 from leasehold.enclave.lent import Lent
 from leasehold.enclave.work import Run
 from leasehold.errors import (
     BadMessage,
     BadRequest,
-    BodyTooLarge,
     BudgetExhausted,
     Internal,
     LeaseholdError,
@@ -44,109 +42,13 @@ from leasehold.errors import (
 )
 
 T = TypeVar("T")
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 WAIT_SECONDS_MAX: Final = 30.0
 RETRY_AFTER_SECONDS: Final = 2
 SMALL_BODY_BYTES_MAX: Final = 4 * KIB
-BODY_SECONDS_MAX: Final = 30.0  # 4 MiB over a bad line; a body without end must not hold memory
-WRITE_SECONDS_MAX: Final = 30.0  # a client that reads nothing must not hold a ticket and a place
 EXTENSION_UNITS_MAX: Final = (
     1 << 53
 )  # what the ledger counts to; more would read as a broken enclave
-JSON: Final = (b"content-type", b"application/json")
 EVENTS: Final = (b"content-type", b"text/event-stream")
-
-
-class _Gone(Exception):
-    """The client hung up."""
-
-
-class Exchange:
-    """One HTTP request and what was answered to it so far."""
-
-    __slots__ = ("_enclave", "_receive", "_send", "finished", "run", "scope", "started")
-
-    def __init__(
-        self, enclave: Enclave, scope: Mapping[str, Any], receive: Receive, send: Send
-    ) -> None:
-        self._enclave, self.scope, self._receive, self._send = enclave, scope, receive, send
-        self.started = self.finished = False
-        self.run: Run | None = None  # what the answer is charged to, once it is
-
-    def header(self, name: bytes) -> str | None:
-        """The first header of that lower-case name."""
-        for key, value in self.scope["headers"]:
-            if key == name:
-                return str(value.decode("latin-1"))
-        return None
-
-    def key_hash(self) -> bytes:
-        """The hash of the caller's API key. Raises UnknownKey."""
-        return key_hash_of(self.header(b"authorization"))
-
-    async def body(self, limit: int) -> bytes:
-        """The whole body, of at most `limit` bytes. Raises BodyTooLarge, BadRequest where it is late."""
-        try:
-            async with asyncio.timeout(BODY_SECONDS_MAX):
-                return await self._read(limit)
-        except TimeoutError:
-            expected = f"all of it in {BODY_SECONDS_MAX:.0f} s"
-            raise BadRequest(about="request body", got="a part", expected=expected) from None
-
-    async def _read(self, limit: int) -> bytes:
-        body = bytearray()
-        while True:
-            event = await self._receive()
-            if event["type"] == "http.disconnect":
-                raise _Gone
-            body += event.get("body", b"")
-            if len(body) > limit:
-                raise BodyTooLarge(got=f"more than {limit} bytes", expected=f"<= {limit} bytes")
-            if not event.get("more_body", False):
-                return bytes(body)
-
-    async def start(self, status: int, *headers: tuple[bytes, bytes]) -> None:
-        """Send status and headers. Everything said on a simulated platform says so."""
-        marks = [(b"cache-control", b"no-store")]
-        if self._enclave.machine.attester.simulated:
-            marks.append((b"leasehold-platform", b"SIMULATED"))
-        self.started = True
-        message = {"type": "http.response.start", "status": status, "headers": [*headers, *marks]}
-        await self._put(message)
-
-    async def write(self, data: bytes) -> None:
-        """Send a part of the body and remember it for the receipt."""
-        if self.run is not None:
-            self.run.sent += data
-        await self._put({"type": "http.response.body", "body": data, "more_body": True})
-
-    async def finish(self, data: bytes) -> None:
-        """Send the last part; the run's receipt is signed before it leaves."""
-        if self.run is not None:
-            self.run.sent += data
-            self.run.book()
-        self.finished = True
-        await self._put({"type": "http.response.body", "body": data, "more_body": False})
-
-    async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
-        """Send a whole JSON answer; where something is charged, the receipt's id goes with it."""
-        length = (b"content-length", str(len(body)).encode())
-        receipt = [] if self.run is None else [_receipt(self.run)]
-        await self.start(status, JSON, length, *receipt, *headers)
-        await self.finish(body)
-
-    async def until_gone(self) -> None:
-        """Return when the client hangs up; the body must have been read."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-
-    async def _put(self, message: dict[str, Any]) -> None:
-        try:
-            async with asyncio.timeout(WRITE_SECONDS_MAX):
-                await self._send(message)
-        except TimeoutError:
-            raise _Gone from None
 
 
 class Application:
@@ -170,18 +72,19 @@ class Application:
         """Answer one request; whatever goes wrong, with a code of `leasehold.errors`."""
         if scope["type"] != "http":
             return
-        exchange = Exchange(self._enclave, scope, receive, send)
-        with suppress(_Gone):
+        simulated = self._enclave.machine.attester.simulated
+        exchange = Exchange(scope, receive, send, simulated=simulated)
+        with suppress(Gone):
             async with self._refusing(exchange):
                 await self._find(exchange)(exchange)
 
     @asynccontextmanager
     async def _refusing(self, exchange: Exchange, run: Run | None = None) -> AsyncIterator[None]:
-        """Answer whatever the block raises. Inside a `run`, the refusal is in its receipt. Raises _Gone."""
+        """Answer whatever the block raises. Inside a `run`, the refusal is in its receipt. Raises Gone."""
         exchange.run = run
         try:
             yield
-        except _Gone:
+        except Gone:
             raise
         except LeaseholdError as error:
             await self._refuse(exchange, error if run is None else run.why(error))
@@ -231,7 +134,7 @@ class Application:
         wanted = parse(body)
         _check_model(lent, wanted.model)
         async with (
-            _unless_gone(exchange),
+            unless_gone(exchange),
             self._enclave.works.generating(wanted, lent=lent, key_hash=key_hash, request=body) as (
                 run,
                 pieces,
@@ -260,7 +163,7 @@ class Application:
         wanted = openai.parse_embedding(body)
         _check_model(lent, wanted.model)
         async with (
-            _unless_gone(exchange),
+            unless_gone(exchange),
             self._enclave.works.embedding(wanted, lent=lent, key_hash=key_hash, request=body) as (
                 run,
                 embed,
@@ -344,7 +247,7 @@ class Application:
         await exchange.body(SMALL_BODY_BYTES_MAX)
         state = await self._query(key_hash)
         if state.status == "open" and seconds > 0:
-            async with _unless_gone(exchange):
+            async with unless_gone(exchange):
                 decided = await self._enclave.extensions.wait(key_hash, seconds=seconds)
                 state = decided or await self._query(key_hash)
         await exchange.answer(200, _extension(state))
@@ -380,40 +283,16 @@ async def _stream(
     """Server-sent events; nothing is sent before the first piece, so a refusal still has its status."""
     async for piece in pieces:
         if not exchange.started:
-            await exchange.start(200, EVENTS, _receipt(run))
+            await exchange.start(200, EVENTS, receipt_header(run))
             if wanted.kind == "chat":
                 await exchange.write(frame.opening())
         await exchange.write(frame.piece(piece))
     if not exchange.started:
-        await exchange.start(200, EVENTS, _receipt(run))
+        await exchange.start(200, EVENTS, receipt_header(run))
     await exchange.write(frame.closing(run.reason, run.code))
     if wanted.include_usage:
         await exchange.write(frame.usage(run.counts))
     await exchange.finish(openai.DONE)
-
-
-@asynccontextmanager
-async def _unless_gone(exchange: Exchange) -> AsyncIterator[None]:
-    """Cancel the block when the client hangs up; what was made until then is paid. Raises _Gone."""
-    working = asyncio.current_task()
-    watching = asyncio.create_task(exchange.until_gone())
-    gone = False
-
-    def hang_up(watch: asyncio.Task[None]) -> None:
-        nonlocal gone
-        if working is not None and not watch.cancelled() and not exchange.finished:
-            gone = True
-            working.cancel()
-
-    watching.add_done_callback(hang_up)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if gone and working is not None and working.uncancel() == 0:
-            raise _Gone from None
-        raise
-    finally:
-        watching.cancel()
 
 
 def _check_model(lent: Lent, name: str) -> None:
@@ -426,10 +305,6 @@ def _read(body: bytes, kind: type[T]) -> T:
         return from_json(body, kind)
     except BadMessage as cause:
         raise BadRequest(about="request body", got=cause.got) from cause
-
-
-def _receipt(run: Run) -> tuple[bytes, bytes]:
-    return (b"leasehold-receipt-id", run.receipt_id.encode())
 
 
 def _charged(error: LeaseholdError, run: Run | None) -> LeaseholdError:

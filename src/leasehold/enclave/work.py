@@ -19,6 +19,7 @@ from leasehold.core.meter import Meter, Ticket
 from leasehold.core.receipts import SALT_BYTES, Receipt, content_mac, head, sign_receipt
 from leasehold.core.tariff import Work
 from leasehold.core.units import Clock, Units
+from leasehold.enclave.claims import floor
 from leasehold.enclave.gate import Gate
 from leasehold.enclave.host import InferenceHost, check_vectors
 from leasehold.enclave.lent import Lent
@@ -146,9 +147,9 @@ class Works:
         refusals of `Gate.admitted`, InputTooLong, WorkerFailed; in the middle LoanStopped, LeaseLapsed.
         """
         tariff, longest = lent.terms.tariff, self.host.loaded.longest_token_bytes
-        floor = -(-wanted.prompt_bytes // longest)
+        fewest = floor(wanted.prompt, longest)
         guess = wanted.prompt_bytes // _GUESSED_BYTES_PER_TOKEN + 1
-        least = tariff.cost(Work(requests=1, input_tokens=floor, output_tokens=1))
+        least = tariff.cost(Work(requests=1, input_tokens=fewest, output_tokens=1))
         want = tariff.cost(Work(requests=1, input_tokens=guess, output_tokens=self.block_tokens))
         async with self._run(key_hash, least, Units(max(least, want)), lent, request) as run:
             room = await self._enter(run, wanted)
@@ -162,13 +163,12 @@ class Works:
         """M-6: indivisible work is reserved and paid whole before it is called. Raises as above."""
         tariff, rows = lent.terms.tariff, len(wanted.texts)
         check_vectors(self.host.loaded, rows)
-        size = sum(len(text.encode()) for text in wanted.texts)
-        floor = -(-size // self.host.loaded.longest_token_bytes)
-        least = tariff.cost(Work(requests=1, input_tokens=floor, rows=rows))
+        fewest = floor(frames.Texts(wanted.texts), self.host.loaded.longest_token_bytes)
+        least = tariff.cost(Work(requests=1, input_tokens=fewest, rows=rows))
         async with self._run(key_hash, least, least, lent, request) as run:
             tokens = await self.host.count(frames.Texts(wanted.texts))
             units = tariff.cost(Work(requests=1, input_tokens=tokens, rows=rows))
-            await self.gate.hold(run.ticket, units)
+            await self.gate.hold(run.ticket, units, want=units)
             self.meter.spend(run.ticket, units, now=self.clock.monotonic())
             run.counts = Counts(tokens, 0)
             yield run, partial(self._vectors, run, wanted)
@@ -215,10 +215,12 @@ class Works:
         tariff, context = run.lent.terms.tariff, self.host.loaded.context_tokens
         tokens = await self.host.count(wanted.prompt)
         if tokens >= context:
-            raise InputTooLong(about="input tokens", got=tokens, expected=f"< {context}")
+            # Not how many: the worker counted, and what it says here would leave unpaid.
+            raise InputTooLong(about="input tokens", expected=f"< {context}")
         entry = tariff.cost(Work(requests=1, input_tokens=tokens))
         one = tariff.cost(Work(output_tokens=1))
-        await self.gate.hold(run.ticket, Units(entry + one))
+        block = tariff.cost(Work(output_tokens=self.block_tokens))
+        await self.gate.hold(run.ticket, Units(entry + one), want=Units(entry + block))
         self.meter.spend(run.ticket, entry, now=self.clock.monotonic())
         run.counts = Counts(tokens, 0)
         return context - tokens
@@ -229,15 +231,15 @@ class Works:
         size = len(frame.text.encode())
         tokens = max(frame.count, -(-size // self.host.loaded.longest_token_bytes))
         units = tariff.cost(Work(output_tokens=tokens))
+        block = tariff.cost(Work(output_tokens=self.block_tokens))
         if run.ticket.held < units:
             try:
-                await self.gate.hold(run.ticket, units)
+                await self.gate.hold(run.ticket, units, want=block)
             except (BudgetExhausted, TooBusy, CustodianUnreachable) as refusal:
                 run.reason, run.code = str(frames.Reason.LENGTH), refusal.code
                 return False
         self.meter.spend(run.ticket, units, now=self.clock.monotonic())
         run.counts = Counts(run.counts.input_tokens, run.counts.output_tokens + tokens)
-        block = tariff.cost(Work(output_tokens=self.block_tokens))
         if run.ticket.held < block // 2:
             self.gate.hold_ahead(run.ticket, block)
         return True

@@ -288,15 +288,19 @@ class World:
         policy: LeasePolicy | None = None,
         dead_man: int = 20,
         instances_max: int = 8,
+        **configured: object,
     ) -> World:
-        """A world with a custodian that lends one model under one loan. `dead_man` in seconds."""
+        """A world with a custodian that lends one model under one loan.
+
+        `dead_man` in seconds; `configured` replaces keys of the enclave's configuration.
+        """
         world = cls(seed)
         tls = TlsKey.make(world.entropy)
         validity = Validity(START, after(START, 365 * DAY))
         authority = make_authority(tls, name="world", validity=validity, entropy=world.entropy)
         world._keys = Keys(world.root, Authority(tls, authority.certificate))
         world._seal()
-        world.configuration = world.configure(dead_man=dead_man)
+        world.configuration = world.configure(dead_man=dead_man, **configured)
         world.manifest = world.make_manifest()
         world.start_custodian()
         await world.custodian.change(

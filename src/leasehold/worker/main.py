@@ -178,10 +178,6 @@ class Service:
 
 
 def _failed(request: int, refusal: LeaseholdError) -> Failed:
-    """W-3: a code and numbers. No prose: it could carry a prompt into a log."""
+    """W-3: a code and nothing else. Prose could carry a prompt, and numbers a piece of the weights."""
     known = {fault.value: fault for fault in Fault}
-    got, limit = (
-        value if isinstance(value, int) and 0 <= value <= frames.CONTEXT_TOKENS_MAX else 0
-        for value in (refusal.got, refusal.expected)
-    )
-    return Failed(request, known.get(refusal.code, Fault.ENGINE), got, limit)
+    return Failed(request, known.get(refusal.code, Fault.ENGINE))

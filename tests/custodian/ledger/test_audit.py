@@ -92,7 +92,10 @@ def test_a_checkpoint_is_a_c2sp_signed_note() -> None:
 def test_the_signed_note_of_the_go_implementation() -> None:
     """The example of golang.org/x/mod/sumdb/note, which the format comes from."""
     public = base64.b64decode("ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW")[1:]
-    text = "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n"
+    text = (
+        "If you think cryptography is the answer to your problem,\n"
+        "then you don't know what your problem is.\n"
+    )
     note = (
         text + "\n\N{EM DASH} PeterNeumann "
         "x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n"
@@ -116,11 +119,11 @@ def test_verifying_accepts_the_log_and_what_grew_from_it() -> None:
         (lambda leaves, note: ([leaves[0].replace(b"ada", b"eve"), *leaves[1:]], note), Unproven),
         (lambda leaves, note: ([leaves[1], leaves[0], *leaves[2:]], note), Unproven),
         (lambda leaves, note: ([b"{}", *leaves[1:]], note), BadMessage),
-        (lambda leaves, note: (leaves, note.replace("\n9\n", "\n8\n")), BadSignature),
+        (lambda leaves, note: (leaves, note.replace("\n8\n", "\n7\n")), BadSignature),
         (lambda leaves, note: (leaves, note.replace("\N{EM DASH} ", "- ")), BadMessage),
         (lambda leaves, note: (leaves, note.replace("\n\n", "\n")), BadMessage),
         (lambda leaves, note: (leaves, note[:-1]), BadMessage),
-        (lambda leaves, note: (leaves, ""), BadMessage),
+        (lambda leaves, _: (leaves, ""), BadMessage),
     ],
 )
 def test_tampering_shows(change: Any, refusal: type[LeaseholdError]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -230,7 +231,7 @@ def _terms(
     if s.key is None or s.consumer is None or s.grant_account is None:
         return None
     path = s.path
-    policy = from_json(s.policy, LeasePolicy)
+    policy = _policy(s.policy)
     if s.number is None or s.lease_epoch is None or s.granted is None or s.settled is None:
         return Terms(s.key, s.consumer, path, policy, Units(0), None, Units(0))
     lease, claimed = lease_id(s.lease_epoch, s.number), s.claimed or 0
@@ -247,6 +248,11 @@ def _terms(
             alarm(tx, now=now, instance=instance, about="claim above grant", detail=detail)
     held = Units(s.granted - s.settled - settling)
     return Terms(s.key, s.consumer, path, policy, held, lease, settling)
+
+
+@lru_cache(maxsize=64)
+def _policy(stored: bytes) -> LeasePolicy:
+    return from_json(stored, LeasePolicy)
 
 
 def _grant(

@@ -1,6 +1,6 @@
 """The audit log: one Merkle leaf for every act, in the act's own transaction.
 
-Spec: docs/spec/ledger.md, A-1 to A-4. Refuses to know: what the entries mean.
+Spec: docs/spec/ledger.md, A-1, A-2 and A-4. Refuses to know: what the entries mean.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from leasehold.custodian.store.port import Tx
 from leasehold.errors import BooksWrong, Unproven
 
 Detail = Mapping[str, object]
+Frontier = tuple[tuple[int, bytes], ...]
 
 _HASH_BYTES: Final = 32
 _PAGE: Final = 1000  # leaves read at a time when all of them are
@@ -43,16 +44,18 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def append(tx: Tx, *, now: Instant, actor: str, kind: str, detail: Detail) -> int:
     """A-1, A-2: add an entry and return its index, counted from 0. `detail` holds JSON values, no floats."""
-    size, frontier = _frontier(tx)
+    size, old = _frontier(tx)
     leaf = _SORTED.encode(
         {"index": size, "at": now, "actor": actor, "kind": kind, "detail": detail}
     )
+    frontier = list(old)
     merkle.push(frontier, merkle.leaf_hash(leaf))
     tx.execute("INSERT INTO log (position, leaf) VALUES (?, ?)", (size, leaf))
     tx.execute(
         "UPDATE log_head SET size = ?, frontier = ?",
-        (size + 1, b"".join(node for _, node in frontier)),
+        (size + 1, b"".join([node for _, node in frontier])),
     )
+    tx.memo["log"] = (size + 1, tuple(frontier))
     return size
 
 
@@ -76,12 +79,16 @@ def entries(tx: Tx, *, start: int, count: int) -> tuple[Entry, ...]:
     return tuple(from_json(leaf, Entry) for leaf in leaves(tx, start=start, count=count))
 
 
-def all_leaves(tx: Tx) -> Iterator[bytes]:
-    """Every leaf from index 0."""
-    start = 0
-    while page := leaves(tx, start=start, count=_PAGE):
-        yield from page
-        start += len(page)
+def read_all(tx: Tx) -> Iterator[tuple[bytes, Entry]]:
+    """Every leaf from index 0 with what it says. Raises BooksWrong where one is not what its place says."""
+    expected = 0
+    while page := leaves(tx, start=expected, count=_PAGE):
+        for leaf in page:
+            entry = from_json(leaf, Entry)
+            if entry.index != expected:
+                raise BooksWrong(about="log entry", got=entry.index, expected=expected)
+            yield leaf, entry
+            expected += 1
 
 
 def checkpoint(tx: Tx, *, origin: str, key: SigningKey) -> str:
@@ -102,7 +109,8 @@ def verify(leaves: Sequence[bytes], checkpoint: str, *, origin: str, public: byt
     if len(leaves) < signed.size:
         raise Unproven(about="log size", got=len(leaves), expected=f">= {signed.size}")
     for index, leaf in enumerate(leaves[: signed.size]):
-        _check_place(leaf, index)
+        if from_json(leaf, Entry).index != index:
+            raise Unproven(about="log entry", got=leaf, expected=f"index {index}")
     root = merkle.root([merkle.leaf_hash(leaf) for leaf in leaves[: signed.size]])
     if not is_equal(root, signed.root):
         raise Unproven(about="log root", got=root, expected=signed.root)
@@ -111,7 +119,7 @@ def verify(leaves: Sequence[bytes], checkpoint: str, *, origin: str, public: byt
 
 def consistency(tx: Tx, *, old_size: int) -> tuple[bytes, ...]:
     """RFC 9162, 2.1.4: the proof that the log extends its first `old_size` entries. Reads the whole log."""
-    hashes = [merkle.leaf_hash(leaf) for leaf in all_leaves(tx)]
+    hashes = [merkle.leaf_hash(leaf) for leaf, _ in read_all(tx)]
     if not 0 < old_size <= len(hashes):
         raise Unproven(about="log size", got=old_size, expected=f"1 to {len(hashes)}")
     return merkle.consistency_proof(hashes, old_size)
@@ -119,30 +127,28 @@ def consistency(tx: Tx, *, old_size: int) -> tuple[bytes, ...]:
 
 def check_log(tx: Tx) -> None:
     """Recompute the whole tree from the leaves; raise BooksWrong where it is not the stored head."""
-    size, stored = _frontier(tx)
+    size, stored = _stored_frontier(tx)
     frontier: list[tuple[int, bytes]] = []
-    count = 0
-    for leaf in all_leaves(tx):
-        _check_place(leaf, count)
+    for leaf, _ in read_all(tx):
         merkle.push(frontier, merkle.leaf_hash(leaf))
-        count += 1
-    if count != size or frontier != stored:
+    if tuple(frontier) != stored:
+        count = sum(complete for complete, _ in frontier)
         raise BooksWrong(
             about="audit log", got=f"{count} entries", expected=f"{size} and their root"
         )
 
 
-def _check_place(leaf: bytes, index: int) -> None:
-    entry = from_json(leaf, Entry)
-    if entry.index != index:
-        raise Unproven(about="log entry", got=entry.index, expected=index)
+def _frontier(tx: Tx) -> tuple[int, Frontier]:
+    """The log's size and frontier, read from the database once in a transaction."""
+    known: tuple[int, Frontier] | None = tx.memo.get("log")
+    return known or _stored_frontier(tx)
 
 
-def _frontier(tx: Tx) -> tuple[int, list[tuple[int, bytes]]]:
-    """The stored frontier: the set bits of the size are the sizes of its subtrees, largest first."""
+def _stored_frontier(tx: Tx) -> tuple[int, Frontier]:
+    """The set bits of the size are the sizes of the complete subtrees, largest first."""
     size, packed = tx.execute("SELECT size, frontier FROM log_head")[0]
     sizes = [1 << bit for bit in range(size.bit_length() - 1, -1, -1) if size >> bit & 1]
     if len(packed) != len(sizes) * _HASH_BYTES:
         raise BooksWrong(about="log frontier", got=len(packed), expected=len(sizes) * _HASH_BYTES)
     hashes = (packed[start : start + _HASH_BYTES] for start in range(0, len(packed), _HASH_BYTES))
-    return size, list(zip(sizes, hashes, strict=True))
+    return size, tuple(zip(sizes, hashes, strict=True))

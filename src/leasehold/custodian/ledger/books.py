@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from leasehold.core.encoding import from_json
 from leasehold.core.lease import Account
 from leasehold.core.units import Units
-from leasehold.custodian.ledger.audit import Entry, all_leaves
+from leasehold.custodian.ledger.audit import Entry, read_all
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import BooksWrong, BudgetExhausted, Conflict
 
@@ -63,8 +62,7 @@ def check_replay(tx: Tx) -> None:
     Raises BooksWrong.
     """
     replay = _Replay()
-    for leaf in all_leaves(tx):
-        entry = from_json(leaf, Entry)
+    for _, entry in read_all(tx):
         try:
             replay.step(entry)
         except (BudgetExhausted, Conflict, KeyError) as cause:
@@ -86,12 +84,14 @@ class _Replay:
 
     def __init__(self) -> None:
         self.accounts: dict[Name, Account] = {}
-        self._leases: dict[str, tuple[list[Name], int]] = {}  # the path, and what is held
+        self._leases: dict[
+            str, tuple[list[Name], int]
+        ] = {}  # open ones: the path, and what is held
         self._used: dict[Name, Terms] = {}  # per key, for a cap that comes later
 
     def held(self) -> Iterator[tuple[str, int]]:
         """Every open lease with what it holds."""
-        return ((lease, held) for lease, (path, held) in self._leases.items() if path)
+        return ((lease, held) for lease, (_, held) in self._leases.items())
 
     def step(self, entry: Entry) -> None:
         """Apply one entry; entries that move no units change nothing."""
@@ -158,9 +158,8 @@ class _Replay:
             account = self.accounts[name].release(Units(released))
             self.accounts[name] = account.write_off(Units(written_off))
         self._hold(lease, -released - written_off, (-released - written_off, 0, written_off))
-        if self._leases[lease][1] != 0:
-            raise BooksWrong(about=f"lease {lease}", got=self._leases[lease][1], expected=0)
-        self._leases[lease] = ([], 0)
+        _, held = self._leases.pop(lease)
+        _compare(f"what lease {lease} holds at its end", got=held, expected=0)
 
     def _hold(self, lease: str, units: int, terms: Terms) -> None:
         path, held = self._leases[lease]

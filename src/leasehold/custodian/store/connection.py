@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from leasehold.core.units import SECOND, Duration
 from leasehold.custodian.store.port import Row, Value
@@ -38,15 +38,17 @@ _HARMLESS: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite
 class SqliteTx:
     """A `Tx` over one connection, inside a transaction that its maker began."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_cursor", "memo")
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+        self._cursor = connection.cursor()
+        self.memo: dict[str, Any] = {}
 
     def execute(self, sql: str, params: Sequence[Value] = ()) -> list[Row]:
         """See `port.Tx`."""
         try:
-            return self._connection.execute(sql, params).fetchall()
+            self._cursor.execute(sql, params)
+            return self._cursor.fetchall()
         except sqlite3.IntegrityError as cause:
             raise Conflict(about="the ledger's constraints", got=str(cause)) from cause
 

@@ -18,6 +18,12 @@ Row = tuple[Any, ...]
 class Tx(Protocol):
     """One transaction. Acts run as if one after another: nothing changes under an act's feet."""
 
+    memo: dict[str, Any]
+    """What acts leave for later acts of the same transaction; as it was again where an act is undone.
+
+    Values are immutable, and always something that the tables say too.
+    """
+
     def execute(self, sql: str, params: Sequence[Value] = ()) -> list[Row]:
         """Run one statement and return its rows (of a SELECT or a RETURNING clause).
 

@@ -206,12 +206,14 @@ class SqliteStore:
 def _run_act(connection: sqlite3.Connection, tx: SqliteTx, act: Callable[[Tx], Any]) -> _Outcome:
     """Run one act of a group so that its failure undoes nothing else."""
     connection.execute("SAVEPOINT act")
+    memo = dict(tx.memo)
     with _Outcome() as outcome:
         outcome.value = act(tx)
     if isinstance(outcome.error, sqlite3.Error) and is_world(outcome.error):
         raise outcome.error
     if outcome.error is not None:
         connection.execute("ROLLBACK TO act")
+        tx.memo = memo
     connection.execute("RELEASE act")
     return outcome
 

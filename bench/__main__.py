@@ -1,0 +1,27 @@
+"""python -m bench [NAME...]: run the measurements; non-zero where a bar is missed."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from bench.harness import Row, report
+
+BENCHES = ("verify", "gate", "engine", "load", "ledger", "stop")
+
+
+def main() -> int:
+    """Run the named benches, or all."""
+    names = sys.argv[1:] or list(BENCHES)
+    unknown = set(names) - set(BENCHES)
+    if unknown:
+        print(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(BENCHES)}")
+        return 2
+    rows: list[Row] = []
+    for name in names:
+        rows += import_module(f"bench.{name}").measure()
+    return report(rows)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,77 @@
+"""A server process to measure: `python -m bench.server gate|bare` prints its port and key, then serves.
+
+`gate` is the enclave's whole application with real TLS in front of an engine that costs nothing; `bare`
+is a raw ASGI application behind the same server that sends the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+from leasehold.core.crypto import TlsKey
+from leasehold.core.lease import LeasePolicy
+from leasehold.core.units import DAY, Duration, Units
+from leasehold.net.certificates import enclave_certificate
+from leasehold.net.servers import serving
+from leasehold.net.tls import enclave_server_context
+from leasehold.testing.world import World
+
+ANSWER = json.dumps({"choices": [{"message": {"content": "x" * 350}}]}).encode()
+EVENT = (
+    b"data: "
+    + json.dumps({"choices": [{"delta": {"content": " word"}}], "id": "x" * 180}).encode()
+    + b"\n\n"
+)
+EVENTS = 500
+
+
+async def bare(scope: Any, receive: Any, send: Any) -> None:
+    """What no application could be cheaper than."""
+    body = b""
+    while True:
+        event = await receive()
+        body += event.get("body", b"")
+        if not event.get("more_body"):
+            break
+    kind = b"text/event-stream" if b'"stream": true' in body else b"application/json"
+    start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]}
+    if kind == b"application/json":
+        start["headers"].append((b"content-length", str(len(ANSWER)).encode()))  # type: ignore[attr-defined]
+        await send(start)
+        await send({"type": "http.response.body", "body": ANSWER})
+        return
+    await send(start)
+    for _ in range(EVENTS):
+        await send({"type": "http.response.body", "body": EVENT, "more_body": True})
+    await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+
+async def main() -> None:
+    """Serve until killed."""
+    if sys.argv[1] == "bare":
+        key, application, api_key = TlsKey.make(os.urandom), bare, ""
+        certificate = enclave_certificate(key, entropy=os.urandom)
+    else:
+        policy = LeasePolicy(ttl=Duration(DAY), outstanding_max=Units(1 << 40))
+        world = await World.make(
+            cap=1 << 40, policy=policy, dead_man=86_400, queue_max=512, concurrency_max=512
+        )
+        box = await world.enclave(token_seconds=0).serving()
+        consumer = await world.consumer("bench", 1 << 40)
+        key, certificate = box.enclave.keys.tls, box.enclave.keys.certificate
+        application, api_key = box.application, consumer.key  # type: ignore[assignment]
+    context = enclave_server_context(certificate, key)
+    async with serving(application, context, "127.0.0.1", 0) as address:
+        print(
+            json.dumps({"port": address.port, "key": api_key, "certificate": certificate}),
+            flush=True,
+        )
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

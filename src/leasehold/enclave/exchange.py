@@ -1,0 +1,142 @@
+"""One HTTP request and its answer, bounded in bytes and in time, with the receipt's view of what was sent.
+
+Refuses to know what any request means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from leasehold.core.messages import RECEIPT_HEADER
+from leasehold.enclave.gate import key_hash_of
+from leasehold.enclave.work import Run
+from leasehold.errors import BadRequest, BodyTooLarge
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+BODY_SECONDS_MAX: Final = 30.0  # 4 MiB over a bad line; a body without end must not hold memory
+WRITE_SECONDS_MAX: Final = 30.0  # a client that reads nothing must not hold a ticket and a place
+JSON: Final = (b"content-type", b"application/json")
+
+
+class Gone(Exception):
+    """The client hung up."""
+
+
+class Exchange:
+    """One HTTP request and what was answered to it so far."""
+
+    __slots__ = ("_receive", "_send", "_simulated", "finished", "run", "scope", "started")
+
+    def __init__(
+        self, scope: Mapping[str, Any], receive: Receive, send: Send, *, simulated: bool
+    ) -> None:
+        self.scope, self._receive, self._send, self._simulated = scope, receive, send, simulated
+        self.started = self.finished = False
+        self.run: Run | None = None  # what the answer is charged to, once it is
+
+    def header(self, name: bytes) -> str | None:
+        """The first header of that lower-case name."""
+        for key, value in self.scope["headers"]:
+            if key == name:
+                return str(value.decode("latin-1"))
+        return None
+
+    def key_hash(self) -> bytes:
+        """The hash of the caller's API key. Raises UnknownKey."""
+        return key_hash_of(self.header(b"authorization"))
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body, of at most `limit` bytes. Raises BodyTooLarge, BadRequest where it is late."""
+        try:
+            async with asyncio.timeout(BODY_SECONDS_MAX):
+                return await self._read(limit)
+        except TimeoutError:
+            expected = f"all of it in {BODY_SECONDS_MAX:.0f} s"
+            raise BadRequest(about="request body", got="a part", expected=expected) from None
+
+    async def _read(self, limit: int) -> bytes:
+        body = bytearray()
+        while True:
+            event = await self._receive()
+            if event["type"] == "http.disconnect":
+                raise Gone
+            body += event.get("body", b"")
+            if len(body) > limit:
+                raise BodyTooLarge(got=f"more than {limit} bytes", expected=f"<= {limit} bytes")
+            if not event.get("more_body", False):
+                return bytes(body)
+
+    async def start(self, status: int, *headers: tuple[bytes, bytes]) -> None:
+        """Send status and headers. Everything said on a simulated platform says so."""
+        marks = [(b"cache-control", b"no-store")]
+        if self._simulated:
+            marks.append((b"leasehold-platform", b"SIMULATED"))
+        self.started = True
+        message = {"type": "http.response.start", "status": status, "headers": [*headers, *marks]}
+        await self._put(message)
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the body and remember it for the receipt."""
+        if self.run is not None:
+            self.run.sent += data
+        await self._put({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def finish(self, data: bytes) -> None:
+        """Send the last part; the run's receipt is signed before it leaves."""
+        if self.run is not None:
+            self.run.sent += data
+            self.run.book()
+        self.finished = True
+        await self._put({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+        """Send a whole JSON answer; where something is charged, the receipt's id goes with it."""
+        length = (b"content-length", str(len(body)).encode())
+        receipt = [] if self.run is None else [receipt_header(self.run)]
+        await self.start(status, JSON, length, *receipt, *headers)
+        await self.finish(body)
+
+    async def until_gone(self) -> None:
+        """Return when the client hangs up; the body must have been read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def _put(self, message: dict[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(WRITE_SECONDS_MAX):
+                await self._send(message)
+        except TimeoutError:
+            raise Gone from None
+
+
+@asynccontextmanager
+async def unless_gone(exchange: Exchange) -> AsyncIterator[None]:
+    """Cancel the block when the client hangs up; what was made until then is paid. Raises Gone."""
+    working = asyncio.current_task()
+    watching = asyncio.create_task(exchange.until_gone())
+    gone = False
+
+    def hang_up(watch: asyncio.Task[None]) -> None:
+        nonlocal gone
+        if working is not None and not watch.cancelled() and not exchange.finished:
+            gone = True
+            working.cancel()
+
+    watching.add_done_callback(hang_up)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if gone and working is not None and working.uncancel() == 0:
+            raise Gone from None
+        raise
+    finally:
+        watching.cancel()
+
+
+def receipt_header(run: Run) -> tuple[bytes, bytes]:
+    """R-4: which receipt the answer will have."""
+    return (RECEIPT_HEADER.encode(), run.receipt_id.encode())
