@@ -29,7 +29,7 @@ EVENT = (
 EVENTS = 500
 
 
-async def bare(scope: Any, receive: Any, send: Any) -> None:
+async def bare(_scope: Any, receive: Any, send: Any) -> None:
     """What no application could be cheaper than."""
     body = b""
     while True:

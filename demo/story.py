@@ -31,7 +31,7 @@ TINY = ROOT / "models" / "tiny"
 LANGUAGE, SENTENCES = "tiny", "all-MiniLM-L6-v2"
 CLINIC, SEARCH = "clinic", "search"
 BUDGET = 600  # units of alice, one per token
-LEASE_SECONDS, DEAD_MAN_SECONDS = 4, 6
+LEASE_SECONDS, DEAD_MAN_SECONDS = 4, 8
 METER_LINE = "        if not ticket.open or not 0 <= units <= ticket.held:\n"
 
 

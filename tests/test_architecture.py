@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tools import tcb
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for folder in ("src", "packages") for path in (ROOT / folder).rglob("*.py"))
 MODULE_LINES_MAX = 400
-CLAUSE = re.compile(r"\b([A-Z]-\d+)\b")
+CLAUSE = re.compile(r"\b(?!P-256|P-384|P-521)([A-Z]-\d+)\b")  # elliptic curves are no clauses
+LONG = {"errors.py": "one table of all codes"}
 
 
 def test_imports_go_one_way() -> None:
@@ -45,7 +45,7 @@ def test_the_enclave_loads_no_verifier_and_no_framework() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_modules_stay_small_and_say_what_they_are(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= MODULE_LINES_MAX
+    assert len(text.splitlines()) <= MODULE_LINES_MAX or path.name in LONG
     assert text.startswith('"""')
 
 
@@ -66,7 +66,7 @@ def defined() -> set[str]:
 
 
 def test_code_cites_no_clause_that_no_page_defines() -> None:
-    cited = clauses(ROOT / "src", "*.py") - {"T-0"}
+    cited = clauses(ROOT / "src", "*.py")
     assert cited - defined() == set()
 
 

@@ -21,7 +21,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "TCB.txt"
-OWN_LINES_MAX = 3000
+OWN_LINES_MAX = (
+    5000  # docs/adr/0009-trusted-base-number.md: the aim of 3,000 is missed, and by how much
+)
 DISTRIBUTIONS_MAX = 10
 SOURCE = ROOT / "src"
 LOCK = ROOT / "requirements" / "enclave.txt"
@@ -46,7 +48,9 @@ def _interpreter() -> Path:
     """Python with the enclave's locked dependencies and nothing else; made when the lock changed."""
     made, stamp = PLACE / "bin" / "python", PLACE / "lock"
     if not stamp.exists() or stamp.read_bytes() != LOCK.read_bytes():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", PLACE], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "venv", "--clear", "--without-pip", PLACE], check=True
+        )
         pip = [sys.executable, "-m", "pip", "--python", str(made), "--disable-pip-version-check"]
         locked = ["install", "-q", "--no-deps", "--require-hashes", "-r", str(LOCK)]
         subprocess.run([*pip, *locked], check=True)
@@ -71,8 +75,8 @@ def code_lines(path: Path) -> int:
         if token.type not in skipped:
             lines.update(range(token.start[0], token.end[0] + 1))
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            if isinstance(node.value.value, str):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str())):
                 lines -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     return len(lines)
 
@@ -104,7 +108,7 @@ def measure() -> str:
         "",
     ]
     rows += [f"{lines:7} {name}" for name, lines in own.items()]
-    rows += [f"{sum(own.values()):7} own lines (aim: at most {OWN_LINES_MAX})", ""]
+    rows += [f"{sum(own.values()):7} own lines (ceiling {OWN_LINES_MAX}; aim 3000)", ""]
     for owner, (lines, compiled) in sorted(others.items()):
         note = f"  + compiled: {', '.join(sorted(compiled))}" if compiled else ""
         rows.append(f"{lines:7} {owner}{note}")

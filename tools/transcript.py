@@ -1,7 +1,7 @@
 """Keep the README's transcript of the demo true.
 
-    python tools/transcript.py            run the demo and write what it prints into README.md
-    python tools/transcript.py --check    run the demo and compare, numbers and names of the run masked
+python tools/transcript.py            run the demo and write what it prints into README.md
+python tools/transcript.py --check    run the demo and compare, numbers and names of the run masked
 """
 
 from __future__ import annotations

@@ -213,7 +213,9 @@ class PlatformNotAllowed(Unproven):
     """The manifest has no reference values for this kind of platform."""
 
     code = "platform_not_allowed"
-    do = "Run on a platform that the manifest names, or have the custodian add its reference values."
+    do = (
+        "Run on a platform that the manifest names, or have the custodian add its reference values."
+    )
 
 
 class WrongSigner(Unproven):
@@ -572,7 +574,9 @@ class Internal(Unavailable):
 
     code = "internal"
     status = 500
-    do = "Report it with the time it happened; the program's log names where, and says nothing more."
+    do = (
+        "Report it with the time it happened; the program's log names where, and says nothing more."
+    )
 
 
 class PortInUse(Unavailable):

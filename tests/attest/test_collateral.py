@@ -76,7 +76,7 @@ def test_a_set_with_another_field_is_refused(bench: Bench) -> None:
         parse_collateral(msgspec.json.encode({**fields, "pck_certificate_chain": ""}))
 
 
-# Bundles (C-2) -----------------------------------------------------------------------------------
+# Bundles (K-2) -----------------------------------------------------------------------------------
 
 
 def test_a_bundle_verifies_what_its_sets_verify(bench: Bench) -> None:
@@ -126,7 +126,7 @@ def test_held_collateral_finds_by_family_authority_and_platform(
         assert held.find(fmspc=FAMILY, ca=ca, tee=tee).collateral == wanted  # type: ignore[arg-type]
 
 
-# The folder (C-3) --------------------------------------------------------------------------------
+# The folder (K-3) --------------------------------------------------------------------------------
 
 
 def test_a_folder_keeps_what_it_was_given(bench: Bench, tmp_path: Path) -> None:

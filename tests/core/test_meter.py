@@ -167,10 +167,15 @@ def test_spent_and_held_never_exceed_what_was_granted(moves: list[tuple[str, int
         lease = f"1-{which}"
         match move:
             case "credit":
-                if meter.credit(grant(amount, lease=lease), asked_at=at(now), now=at(now)) is Credit.TAKEN:
+                if (
+                    meter.credit(grant(amount, lease=lease), asked_at=at(now), now=at(now))
+                    is Credit.TAKEN
+                ):
                     granted[lease] = max(granted.get(lease, 0), amount)
             case "admit":
-                outcome = meter.admit(KEY, least=Units(amount // 2), want=Units(amount), now=at(now))
+                outcome = meter.admit(
+                    KEY, least=Units(amount // 2), want=Units(amount), now=at(now)
+                )
                 if isinstance(outcome, Granted):
                     tickets.append(outcome.ticket)
             case "spend" if tickets:

@@ -236,8 +236,10 @@ def _ask(
     context = ssl.create_default_context(cadata=certificate)
     address = ("127.0.0.1", house.ports[loan])
     connection = http.client.HTTPSConnection(ENCLAVE_NAME, context=context)
-    with socket.create_connection(address, 30) as wire:
-        connection.sock = context.wrap_socket(wire, server_hostname=ENCLAVE_NAME)
+    with (
+        socket.create_connection(address, 30) as wire,
+        context.wrap_socket(wire, server_hostname=ENCLAVE_NAME) as connection.sock,
+    ):
         headers = {
             "Authorization": f"Bearer {house.keys['alice']}",
             "Content-Type": "application/json",

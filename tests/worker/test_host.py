@@ -138,7 +138,7 @@ async def test_an_encoder_in_its_sandbox(
     assert not np.allclose(table[0], table[2])
     with pytest.raises(InputTooLong) as refusal:
         await host.embed(["stop " * 300])
-    assert (refusal.value.got, refusal.value.expected) == (302, 256)
+    assert (refusal.value.got, refusal.value.expected) == (None, "<= 256")
     with pytest.raises(UnsupportedParameter):
         await collect(host, Text("a"), 3)
 

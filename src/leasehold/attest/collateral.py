@@ -1,7 +1,7 @@
 """Where collateral is kept: signed bundles for consumers, a folder with high-water marks for custodians.
 
 The only module of the verifier that touches a disk. Collateral comes from the custodian's own fetch or
-from a bundle that he signed, never from the borrower. Spec: docs/spec/evidence.md, C-1 to C-4.
+from a bundle that he signed, never from the borrower. Spec: docs/spec/evidence.md, K-1 to K-4.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class HeldCollateral:
 
 
 class _Payload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """C-2: a bundle as it is signed. `issued` and `not_after` are milliseconds since the epoch."""
+    """K-2: a bundle as it is signed. `issued` and `not_after` are milliseconds since the epoch."""
 
     issued: Instant
     not_after: Instant
@@ -90,7 +90,7 @@ class _Payload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class CollateralBundle:
-    """C-2: what the custodian vouches for, checked. `issued`, `not_after`: ms since the epoch."""
+    """K-2: what the custodian vouches for, checked. `issued`, `not_after`: ms since the epoch."""
 
     issued: Instant
     not_after: Instant
@@ -104,13 +104,13 @@ class CollateralBundle:
 def sign_bundle(
     key: SigningKey, collaterals: Iterable[Collateral], *, now: Instant, lifetime: int = DAY
 ) -> Signed:
-    """C-2: a bundle issued now, good for `lifetime` milliseconds but never past a day."""
+    """K-2: a bundle issued now, good for `lifetime` milliseconds but never past a day."""
     until = after(now, min(lifetime, BUNDLE_AGE_MAX))
     return sign(key, KIND, to_json(_Payload(now, until, tuple(collaterals))))
 
 
 def open_bundle(signed: Signed, public: bytes, *, now: Instant) -> CollateralBundle:
-    """C-2: the bundle that this custodian signed at most a day ago.
+    """K-2: the bundle that this custodian signed at most a day ago.
 
     Raises BadSignature, BadMessage, CollateralNotCurrent, CollateralRejected.
     """
@@ -126,7 +126,7 @@ def open_bundle(signed: Signed, public: bytes, *, now: Instant) -> CollateralBun
 
 
 class _Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """C-3: the highest numbers and dates ever accepted for one family; nothing lower comes back."""
+    """K-3: the highest numbers and dates ever accepted for one family; nothing lower comes back."""
 
     evaluation: int
     qe_evaluation: int
@@ -148,7 +148,7 @@ def _mark(facts: Facts) -> _Mark:
 
 
 def _check_mark(facts: Facts, mark: _Mark) -> None:
-    """C-3: raise CollateralRolledBack where anything is lower than it once was."""
+    """K-3: raise CollateralRolledBack where anything is lower than it once was."""
     got = _mark(facts)
     for field in _Mark.__struct_fields__:
         if getattr(got, field) < getattr(mark, field):
@@ -158,7 +158,7 @@ def _check_mark(facts: Facts, mark: _Mark) -> None:
 
 
 class FolderCollateral:
-    """C-3: one JSON file per processor family, and the high-water marks beside them.
+    """K-3: one JSON file per processor family, and the high-water marks beside them.
 
     Only `add` raises the marks: call it with what the custodian fetched himself.
     """

@@ -76,32 +76,32 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 def check_current(manifest: Manifest, *, now: Instant) -> None:
-    """M-5: raise ManifestExpired from `not_after` on."""
+    """P-5: raise ManifestExpired from `not_after` on."""
     if now >= manifest.expires:
         raise ManifestExpired(about=manifest.name, got=manifest.not_after.isoformat())
 
 
 def parse_manifest(signed: bytes, *, now: Instant, custodian_root: bytes | None = None) -> Manifest:
-    """M-1 to M-5: the policy in a signed manifest file that is valid at `now`.
+    """P-1 to P-5: the policy in a signed manifest file that is valid at `now`.
 
     `custodian_root` is the 32-byte key that the caller trusts. Without it the file's own key counts:
     then the file itself, obtained by a way the caller trusts, is what the caller trusts.
     Raises BadManifest, BadSignature, BadMessage (no base64), WrongCustodian, ManifestExpired.
     """
-    if len(signed) > MANIFEST_BYTES_MAX:  # M-1
+    if len(signed) > MANIFEST_BYTES_MAX:  # P-1
         raise BadManifest(about="size", got=len(signed), expected=f"<= {MANIFEST_BYTES_MAX} bytes")
-    named = _named_root(unsigned_text(signed))  # M-2
+    named = _named_root(unsigned_text(signed))  # P-2
     if custodian_root is not None and custodian_root != named:
         raise WrongCustodian(about="manifest", got=named, expected=custodian_root)
-    manifest = read_policy(check_text(signed, kind=KIND, public=named))  # M-3, M-4
+    manifest = read_policy(check_text(signed, kind=KIND, public=named))  # P-3, P-4
     if manifest.root != named:
         raise BadManifest(about="custodian_root", expected="exactly one line that names it")
-    check_current(manifest, now=now)  # M-5
+    check_current(manifest, now=now)  # P-5
     return manifest
 
 
 def _named_root(text: bytes) -> bytes:
-    """M-2: whose signature to check. Unchecked text meets no parser but this one expression."""
+    """P-2: whose signature to check. Unchecked text meets no parser but this one expression."""
     found = _ROOT_LINE.findall(text)
     if len(found) != 1:
         raise BadManifest(
@@ -113,7 +113,7 @@ def _named_root(text: bytes) -> bytes:
 
 
 def read_policy(text: bytes) -> Manifest:
-    """M-4: the policy in unsigned TOML text. Raises BadManifest, which names the field."""
+    """P-4: the policy in unsigned TOML text. Raises BadManifest, which names the field."""
     try:
         table = tomllib.loads(text.decode())
         manifest = msgspec.convert(table, type=Manifest)

@@ -281,7 +281,9 @@ class WorkerHost:
         if claims is None:
             raise BadMessage(about="request id", got=frame.id)
         if isinstance(frame, frames.Failed):
-            limit = f"<= {self.loaded.context_tokens}" if frame.fault is frames.Fault.TOO_LONG else None
+            limit = (
+                f"<= {self.loaded.context_tokens}" if frame.fault is frames.Fault.TOO_LONG else None
+            )
             claims.fail(_REFUSALS[frame.fault](expected=limit))
         else:
             claims.take(frame)

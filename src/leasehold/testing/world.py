@@ -11,8 +11,7 @@ import asyncio
 import random
 import tempfile
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -26,7 +25,6 @@ from leasehold.core.encoding import from_json, to_json
 from leasehold.core.evidence import Attester
 from leasehold.core.lease import LeasePolicy
 from leasehold.core.messages import Attest, Challenge, Release
-from leasehold.core.session import State
 from leasehold.core.statements import sign_text
 from leasehold.core.tariff import PER_TOKEN, Tariff
 from leasehold.core.units import DAY, SECOND, Duration, Units, after
@@ -38,14 +36,11 @@ from leasehold.custodian.service import Custodian, NewLoan, Ports
 from leasehold.custodian.settings import Keys, Rules
 from leasehold.custodian.store.inline import InlineStore
 from leasehold.enclave.boot import Enclave, Machine
-from leasehold.enclave.lent import Lent
-from leasehold.enclave.log import FIELDS
 from leasehold.enclave.prover import InstanceKeys
 from leasehold.enclave.serve import Application
 from leasehold.enclave.settings import KIND as CONFIGURATION_KIND
 from leasehold.enclave.settings import parse_settings
-from leasehold.enclave.weights import load_blocking
-from leasehold.errors import BadSealedModel, CustodianUnreachable, LeaseholdError, UnknownThing
+from leasehold.errors import CustodianUnreachable, UnknownThing
 from leasehold.net.certificates import (
     Authority,
     InstanceIdentity,
@@ -57,109 +52,21 @@ from leasehold.net.certificates import (
     to_der,
 )
 from leasehold.net.channel import Channel
-from leasehold.testing.asgi import Answer, request
+from leasehold.testing.box import MODEL, Box, Consumer
 from leasehold.testing.host import InProcessHost
+from leasehold.testing.machinery import Events, MemorySource, WorldLoader
 from leasehold.testing.time import START, SeededEntropy, SimulatedClock, in_place
 from leasehold.testing.wires import Wire, channel_pair
 from leasehold_simtee.machine import Machine as SimulatedMachine
 from leasehold_simtee.measure import measure
+
+__all__ = ["LOAN", "MODEL", "OPERATOR", "Box", "Consumer", "World"]
 
 T = TypeVar("T")
 OPERATOR: Final = Operator("admin", Role.ADMIN)
 TOKEN_SECONDS: Final = 0.02
 REQUEST_SECONDS_MAX: Final = 10.0
 LOAN: Final = "clinic"
-MODEL: Final = "echo"
-
-
-@dataclass(slots=True)
-class Events:
-    """A log that keeps its events, and is as strict as the real one."""
-
-    said: list[tuple[str, dict[str, object]]] = field(default_factory=list)
-
-    def event(self, name: str, **fields: object) -> None:
-        """Keep the event. Raises ValueError for a field outside the allow-list."""
-        if fields.keys() - FIELDS:
-            raise ValueError(f"log fields outside the allow-list: {sorted(fields.keys() - FIELDS)}")
-        self.said.append((name, fields))
-
-    def names(self) -> list[str]:
-        """The events' names in order."""
-        return [name for name, _ in self.said]
-
-
-class MemorySource:
-    """The sealed model as bytes; a test may damage them."""
-
-    def __init__(self, data: bytes) -> None:
-        self.name = "memory"
-        self.data = bytearray(data)
-
-    def read_into(self, offset: int, out: memoryview) -> int:
-        """See `weights.ModelSource`."""
-        part = self.data[offset : offset + len(out)]
-        if len(part) < len(out):
-            raise BadSealedModel(about=self.name, got="its end", expected="more bytes")
-        out[:] = part
-        return len(self.data)
-
-
-class MemorySink:
-    """Plaintext in byte arrays, to look at after a wipe."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytearray] = {}
-
-    def file(self, name: str, size: int) -> _MemoryWriter:
-        """See `weights.Sink`."""
-        self.files[name] = bytearray(size)
-        return _MemoryWriter(self.files[name])
-
-    def shred(self) -> None:
-        """See `weights.Sink`."""
-        for data in self.files.values():
-            data[:] = bytes(len(data))
-        self.files = {}
-
-
-@dataclass(frozen=True, slots=True)
-class _MemoryWriter:
-    data: bytearray
-
-    def write_at(self, offset: int, data: memoryview) -> None:
-        self.data[offset : offset + len(data)] = data
-
-
-@dataclass(slots=True)
-class WorldLoader:
-    """A ModelLoader that decrypts the real sealed file, at once, and starts the in-process engine."""
-
-    host: InProcessHost
-    root: bytes
-    source: MemorySource
-    sink: MemorySink = field(default_factory=MemorySink)
-
-    async def load(self, lent: Lent) -> int:
-        """See `boot.ModelLoader`."""
-        await asyncio.sleep(0.05)
-        model = load_blocking(
-            [self.source],
-            digest=bytes.fromhex(lent.terms.model.digest),
-            root_public=self.root,
-            model_key=lent.model_key,
-            sink=self.sink,
-            threads=1,
-        )
-        await self.host.load("fake", ())
-        return model.plain_bytes
-
-    async def wipe(self) -> int:
-        """See `boot.ModelLoader`."""
-        size = sum(len(data) for data in self.sink.files.values())
-        await self.host.kill()
-        self.sink.shred()
-        return size
 
 
 class WorldWire:
@@ -200,60 +107,6 @@ class WorldWire:
             await asyncio.sleep(REQUEST_SECONDS_MAX)
             raise CustodianUnreachable(about="simulated wire")
         return from_json(answer, kind)
-
-
-@dataclass(slots=True)
-class Box:
-    """One enclave on a borrower's machine, with all that the borrower controls."""
-
-    enclave: Enclave
-    application: Application
-    wire: Wire
-    clock: SimulatedClock
-    host: InProcessHost
-    loader: WorldLoader
-    log: Events
-    life: asyncio.Task[None]
-
-    async def serving(self) -> Box:
-        """Wait until it serves. Raises what ended it."""
-        while self.enclave.state is not State.SERVING:
-            if self.life.done():
-                self.life.result()
-            if self.enclave.ended is not None:
-                raise self.enclave.ended
-            await asyncio.sleep(0.05)
-        return self
-
-    async def kill(self) -> None:
-        """Power off: nothing is said to anybody."""
-        self.wire.weather.cut = True
-        self.life.cancel()
-        with suppress(asyncio.CancelledError, LeaseholdError):
-            await self.life
-        await self.host.kill()
-
-
-@dataclass(frozen=True, slots=True)
-class Consumer:
-    """Somebody with an API key."""
-
-    name: str
-    key: str
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What goes with each request."""
-        return {"authorization": f"Bearer {self.key}"}
-
-    async def ask(self, box: Box, prompt: str, **more: Any) -> Answer:
-        """One chat completion, not streamed; the fake engine echoes the prompt's words."""
-        body = {"model": MODEL, "messages": [{"role": "user", "content": prompt}], **more}
-        return await self.call(box, "POST", "/v1/chat/completions", body)
-
-    async def call(self, box: Box, method: str, path: str, body: object = None) -> Answer:
-        """Any request."""
-        return await request(box.application, method, path, body, headers=self.headers)
 
 
 class World:

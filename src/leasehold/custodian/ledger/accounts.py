@@ -1,4 +1,4 @@
-"""Accounts as rows: the budget tree of M-2. All arithmetic is `core.lease.Account`'s.
+"""Accounts as rows: the budget tree of M-2 (L-2). All arithmetic is `core.lease.Account`'s.
 
 A move changes every node of a path at once and by the same amounts. The schema's own constraints
 repeat the identity, so that no mistake here can overspend.

@@ -1,4 +1,4 @@
-"""Answering a lease ask: all checks, the debit, the audit entry and the stored answer at once (M-3)."""
+"""Answering a lease ask: all checks, the debit, the audit entry and the stored answer at once (M-3, L-4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit log: one Merkle leaf for every act, in the act's own transaction.
+"""The audit log: one Merkle leaf for every act, in the act's own transaction (L-1).
 
 Spec: docs/spec/ledger.md, A-1, A-2 and A-4. Refuses to know: what the entries mean.
 """

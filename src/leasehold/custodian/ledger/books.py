@@ -1,4 +1,4 @@
-"""Auditing the ledger against itself: accounts against leases, and both against the log."""
+"""Auditing the ledger against itself: accounts against leases, both against the log (kinds of A-3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The epoch: a number in every lease id that grows with every restore (T28)."""
+"""The epoch: a number in every lease id that grows with every restore (T28, L-8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Extension requests: at most one open for a grant, opened by exhaustion, decided by an operator."""
+"""Extension requests: at most one open for a grant, opened by exhaustion, decided by an operator (L-9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attested instances: who may ask for leases, what was appraised, who was heard from when."""
+"""Attested instances: who may ask for leases, what was appraised, who was heard from when (L-5)."""
 
 from __future__ import annotations
 

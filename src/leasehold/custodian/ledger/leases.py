@@ -1,4 +1,4 @@
-"""Leases: rows, and the moves that settle, return or write off what they hold (M-3, M-5)."""
+"""Leases: rows, and the moves that settle, return or write off what they hold (M-3, M-5, L-3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stops: durable before anybody is told, irrevocable for the instances they found running (M-7, N-7)."""
+"""Stops: durable before anybody is told, irrevocable for the instances they found running (M-7, N-7, L-7)."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ _FOUND: Final = """
 SELECT i.id, i.state FROM stop_instances s JOIN instances i ON i.id = s.instance
 WHERE s.stop = ? ORDER BY i.id
 """
-# Written off by the clock after the stop, and nobody has proved that its memory is wiped.
+# Written off by the clock, before or after the stop, and nobody has proved that its memory is wiped:
+# a host that holds its enclave's clock still can serve them whenever it likes.
 _IN_DOUBT: Final = """
 SELECT CAST(COALESCE(SUM(e.written_off), 0) AS BIGINT)
 FROM leases e JOIN instances i ON i.id = e.instance
-WHERE e.state = 'written_off' AND e.ended >= ? AND i.state <> 'stopped'
+WHERE e.state = 'written_off' AND i.state <> 'stopped'
   AND (? = 'all' OR (? = 'loan' AND e.loan = ?) OR (? = 'enclave' AND e.instance = ?)
        OR (? = 'consumer' AND e.consumer = ?))
 """
@@ -157,9 +158,7 @@ def progress(tx: Tx, *, stop: int) -> Progress:
     scope, target = order.scope, order.target
     who, which = (_HOLDING, target) if scope == "consumer" else (_FOUND, stop)
     states = tx.execute(who, (which,))
-    doubt = tx.execute(_IN_DOUBT, (order.at, scope, scope, target, scope, target, scope, target))[
-        0
-    ][0]
+    doubt = tx.execute(_IN_DOUBT, (scope, scope, target, scope, target, scope, target))[0][0]
     return Progress(
         order,
         leases.outstanding(tx, scope=scope, target=target),

@@ -1,4 +1,4 @@
-"""What time does to the ledger: write-offs, lost instances, old nonces."""
+"""What time does to the ledger: write-offs, lost instances, old nonces (L-6)."""
 
 from __future__ import annotations
 
