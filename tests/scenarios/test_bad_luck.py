@@ -13,6 +13,7 @@ from leasehold.core.session import State
 from leasehold.core.tariff import PER_REQUEST
 from leasehold.core.units import Duration, Units
 from leasehold.custodian.ledger import stops
+from leasehold.custodian.service import is_complete
 from leasehold.errors import (
     LeaseholdError,
     UnknownMachine,
@@ -328,6 +329,29 @@ def test_a_stopped_loan_gives_no_model_to_a_new_enclave() -> None:
         with pytest.raises(LeaseholdError) as refusal:
             await world.enclave().serving()
         assert refusal.value.code == "loan_stopped"
+        await world.end()
+
+    run_simulated(story)
+
+
+def test_a_stop_is_not_complete_while_unproved_write_offs_could_still_be_served() -> None:
+    """T29: the clock wrote the lease off before the stop, the host holds its enclave's clock still."""
+
+    async def story() -> None:
+        world = await World.make(policy=SHORT, dead_man=300)
+        alice = await world.consumer("alice", 5000)
+        box = await world.enclave().serving()
+        await units_served(box, alice, "one", 5)
+        box.clock.run_at(0)
+        box.wire.weather.cut = True
+        await asyncio.sleep(200)
+        budget = (await world.budget("alice")).budget
+        assert budget.outstanding == 0
+        assert budget.written_off > 0
+        stop = await world.custodian.stop(OPERATOR, "all", "", "drill")
+        progress = await world.custodian.look(lambda tx: stops.progress(tx, stop=stop.id))
+        assert progress.units_in_doubt == budget.written_off
+        assert not is_complete(progress)
         await world.end()
 
     run_simulated(story)
