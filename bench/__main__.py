@@ -7,7 +7,7 @@ from importlib import import_module
 
 from bench.harness import Row, report
 
-BENCHES = ("verify", "gate", "engine", "load", "ledger", "stop")
+BENCHES = ("gate",)
 
 
 def main() -> int:
