@@ -43,7 +43,7 @@ tcb: $(STAMP)  ## measure the trusted base and write TCB.txt
 	$(BIN)/python tools/tcb.py --write
 
 evidence: $(STAMP)  ## replay real attestation evidence: make evidence DIR=...
-	$(BIN)/python tools/evidence.py $(DIR)
+	$(BIN)/python -m tools.evidence $(DIR)
 
 docs: $(STAMP)  ## write the generated pages again
 	$(BIN)/python tools/errors_doc.py

@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 import msgspec
 
 from leasehold.attest.collateral import CollateralStore, HeldCollateral, parse_collateral
+from leasehold.attest.intel.reference import Sgx
 from leasehold.attest.manifest import Manifest
 from leasehold.attest.reference import Machine as Listed
-from leasehold.attest.reference import Sgx, Simulated
+from leasehold.attest.reference import Simulated
 from leasehold.attest.verdict import Verdict
 from leasehold.attest.verify import verify
 from leasehold.core.binding import Binding, Purpose

@@ -18,7 +18,7 @@ from leasehold.attest.collateral import (
     parse_collateral,
     sign_bundle,
 )
-from leasehold.attest.pcs import COLLATERAL_BYTES_MAX, read_facts
+from leasehold.attest.intel.pcs import COLLATERAL_BYTES_MAX, read_facts
 from leasehold.core.crypto import SigningKey
 from leasehold.core.units import Instant
 from leasehold.errors import (

@@ -9,12 +9,12 @@ import dcap_qvl
 import msgspec
 import pytest
 
-from leasehold.attest import dcap
 from leasehold.attest.collateral import HeldCollateral, parse_collateral
-from leasehold.attest.pck import parse_pck
-from leasehold.attest.pcs import read_facts
-from leasehold.attest.quote import parse_quote
-from leasehold.attest.roots import SIMULATED_ROLES, Anchor
+from leasehold.attest.intel import dcap
+from leasehold.attest.intel.pck import parse_pck
+from leasehold.attest.intel.pcs import read_facts
+from leasehold.attest.intel.quote import parse_quote
+from leasehold.attest.intel.roots import SIMULATED_ROLES, Anchor
 from leasehold.attest.verdict import Trust
 from leasehold.attest.x509 import read_chain
 from leasehold.core.crypto import TlsKey

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leasehold.attest.pck import parse_pck
+from leasehold.attest.intel.pck import parse_pck
 from leasehold.errors import BadEvidence
 from leasehold_simtee import der as writer
 from leasehold_simtee.machine import pck_extension

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leasehold.attest.quote import QUOTE_BYTES_MAX, parse_quote, parse_report
+from leasehold.attest.intel.quote import QUOTE_BYTES_MAX, parse_quote, parse_report
 from leasehold.errors import BadEvidence, UnsupportedEvidence
 from leasehold_simtee.quote import Enclave
 

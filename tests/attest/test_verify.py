@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from leasehold.attest.collateral import HeldCollateral, parse_collateral
+from leasehold.attest.intel.roots import INTEL_SGX_ROOT_DER, INTEL_SGX_ROOT_SPKI_SHA256
 from leasehold.attest.reference import Machine as Listed
 from leasehold.attest.reference import Simulated, Waiver
-from leasehold.attest.roots import INTEL_SGX_ROOT_DER, INTEL_SGX_ROOT_SPKI_SHA256
 from leasehold.attest.verdict import TcbStatus, Trust
 from leasehold.attest.x509 import read_chain
 from leasehold.core.binding import Purpose
@@ -72,13 +72,18 @@ def test_an_honest_enclave_passes_with_all_its_facts(bench: Bench) -> None:
     assert verdict.tcb_status is TcbStatus.UP_TO_DATE
     assert verdict.advisories == ()
     assert verdict.measurement == bench.enclave.mr_enclave.hex()
-    assert verdict.signer == bench.enclave.mr_signer.hex()
-    assert (verdict.product_id, verdict.svn) == (1, 1)
+    assert verdict.measurements == (
+        ("MRENCLAVE", bench.enclave.mr_enclave.hex()),
+        ("MRSIGNER", bench.enclave.mr_signer.hex()),
+        ("ISVPRODID", "1"),
+        ("ISVSVN", "1"),
+    )
+    assert verdict.devices == ()
     assert verdict.machine == bench.machine.platform_id
     assert verdict.platform_instance is None
     assert verdict.report_data == bench.binding.report_data()
     assert verdict.policy == bench.manifest.digest().hex()
-    assert verdict.findings == ("SIMULATED: no hardware protects this enclave",)
+    assert verdict.findings == (("simulated", "SIMULATED: no hardware protects this enclave"),)
 
 
 def test_the_platform_authority_gives_an_instance_id_that_the_list_may_name(
@@ -240,7 +245,7 @@ def test_only_up_to_date_passes_without_a_waiver(bench: Bench, status: str) -> N
     assert verdict.advisories == advisories
     assert verdict.valid_until == NOW + 86_400_000
     assert any(
-        "waived until" in finding and "lab machine" in finding for finding in verdict.findings
+        finding.code == "waived" and "lab machine" in finding.text for finding in verdict.findings
     )
 
 
@@ -300,7 +305,10 @@ def test_each_wrong_field_of_the_report_has_its_own_refusal(
 
 
 def test_a_newer_enclave_version_passes(bench: Bench) -> None:
-    assert replace(bench, enclave=replace(bench.enclave, isv_svn=9)).verify().svn == 9
+    assert replace(bench, enclave=replace(bench.enclave, isv_svn=9)).verify().measurements[3] == (
+        "ISVSVN",
+        "9",
+    )
 
 
 def test_masks_say_which_bits_count(bench: Bench) -> None:
@@ -355,10 +363,12 @@ def test_another_configuration_is_refused(bench: Bench) -> None:
     refused(listed, WrongBinding, bench.evidence)
 
 
-def test_gpu_evidence_that_nobody_judged_is_refused(bench: Bench) -> None:
-    refused(
-        replace(bench, binding=replace(bench.binding, gpu_evidence=bytes(32))), UnsupportedEvidence
-    )
+def test_devices_that_the_report_data_does_not_cover_are_not_believed(bench: Bench) -> None:
+    """The binding's hash is of the evidence that came, whatever the instance claims."""
+    evidence = bench.evidence
+    claimed = replace(bench, binding=replace(bench.binding, gpu_evidence=bytes(32)))
+    assert claimed.verify(evidence) == bench.verify(evidence)
+    refused(claimed, WrongBinding)
 
 
 # Damage ------------------------------------------------------------------------------------------

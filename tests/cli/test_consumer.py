@@ -215,7 +215,7 @@ def test_verify_as_json(shell: Shell) -> None:
     verdict = json.loads(shell.run("verify", "--json").stdout)
     assert verdict["simulated"] is True
     assert verdict["trust"] == "simulation"
-    assert verdict["measurement"] == "11" * 32
+    assert verdict["measurements"]["MRENCLAVE"] == "11" * 32
     assert verdict["custodian"] == shell.world.custodian.public.hex()
     assert verdict["expires"] > verdict["verified_at"]
 

@@ -13,9 +13,10 @@ from typing import Any, Final
 import msgspec
 
 from leasehold.attest.collateral import parse_collateral, sign_bundle
+from leasehold.attest.intel.reference import Sgx
 from leasehold.attest.manifest import Manifest, sign_manifest
 from leasehold.attest.reference import Machine as Listed
-from leasehold.attest.reference import Sgx, Simulated
+from leasehold.attest.reference import Simulated
 from leasehold.consumer.verify import Expectations
 from leasehold.core.binding import Binding, Purpose
 from leasehold.core.crypto import SigningKey, TlsKey, instance_id, sha256

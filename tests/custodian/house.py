@@ -14,9 +14,10 @@ from typing import Any, Final
 import httpx2
 
 from leasehold.attest.collateral import FolderCollateral, parse_collateral
+from leasehold.attest.intel.reference import Sgx
 from leasehold.attest.manifest import Manifest, sign_manifest
 from leasehold.attest.reference import Machine as ListedMachine
-from leasehold.attest.reference import Sgx, Simulated
+from leasehold.attest.reference import Simulated
 from leasehold.core.binding import Binding, Purpose, release_info
 from leasehold.core.crypto import KemKey, SigningKey, TlsKey, instance_id, sha256
 from leasehold.core.encoding import from_json, to_json

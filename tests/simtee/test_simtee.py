@@ -19,10 +19,10 @@ from cryptography import x509
 
 import leasehold
 from leasehold.attest.collateral import HeldCollateral, parse_collateral
+from leasehold.attest.intel.quote import parse_quote
+from leasehold.attest.intel.sgx import authenticate
 from leasehold.attest.manifest import Manifest, read_policy, render
-from leasehold.attest.quote import parse_quote
 from leasehold.attest.reference import Simulated
-from leasehold.attest.sgx import authenticate
 from leasehold.attest.verdict import TcbStatus, Trust
 from leasehold.core.units import SECOND, Instant
 from leasehold.errors import BadSetting, FileTrouble, Unavailable

@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final, Literal, Protocol
 
 import msgspec
 
-from leasehold.attest.pcs import Ca, Collateral, Facts, Tee, parse_collateral, read_facts
+from leasehold.attest.intel.pcs import Ca, Collateral, Facts, Tee, parse_collateral, read_facts
 from leasehold.core.crypto import SigningKey
 from leasehold.core.encoding import from_json, to_json
 from leasehold.core.statements import Signed, check_signed, sign
@@ -33,8 +33,10 @@ __all__ = [
     "Collateral",
     "CollateralBundle",
     "CollateralStore",
+    "Document",
     "FolderCollateral",
     "HeldCollateral",
+    "Kind",
     "open_bundle",
     "parse_collateral",
     "sign_bundle",
@@ -48,21 +50,45 @@ _MARKS: Final = "marks.json"
 _FMSPC: Final = re.compile(r"\A[0-9a-f]{12}\Z")
 
 
+Kind = Literal["amd-chain", "amd-crl", "amd-vcek", "nvidia-rim", "nvidia-ocsp"]
+
+
+class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Something else that a vendor says, in the vendor's own format.
+
+    `name` says of what: `amd-chain` and `amd-crl`: `vcek-Milan` or `vlek-Milan` (PEM: ASK, ARK; DER);
+    `amd-vcek`: the report's own key, as `amd.kds` names it (DER); `nvidia-rim`: the RIM id (XML);
+    `nvidia-ocsp`: SHA-256 in hex of the certificate asked about (DER response). It counts until
+    `good_until`, and never longer than it says itself.
+    """
+
+    kind: Kind
+    name: str
+    data: bytes
+    good_until: Instant
+
+
 class CollateralStore(Protocol):
-    """Finds the collateral for one processor family."""
+    """Finds what the vendors say; nothing in it ever comes from the borrower."""
 
     def find(self, *, fmspc: str, ca: Ca, tee: Tee) -> Facts:
-        """The set for this family (6 bytes in hex) and PCK authority. Raises CollateralMissing."""
+        """Intel's set for this family (6 bytes in hex) and PCK authority. Raises CollateralMissing."""
+
+    def document(self, kind: Kind, name: str) -> Document:
+        """The document of this kind and name. Raises CollateralMissing."""
 
 
 class HeldCollateral:
     """Collateral held in memory, read once."""
 
-    __slots__ = ("_facts",)
+    __slots__ = ("_documents", "_facts")
 
-    def __init__(self, collaterals: Iterable[Collateral]) -> None:
+    def __init__(
+        self, collaterals: Iterable[Collateral], documents: Iterable[Document] = ()
+    ) -> None:
         """Raises CollateralRejected for a set that cannot be read."""
         self._facts = tuple(read_facts(collateral) for collateral in collaterals)
+        self._documents = {(one.kind, one.name): one for one in documents}
 
     @property
     def collaterals(self) -> tuple[Collateral, ...]:
@@ -75,6 +101,13 @@ class HeldCollateral:
             if (facts.fmspc, facts.ca, facts.tee) == (fmspc, ca, tee):
                 return facts
         raise CollateralMissing(about=f"{tee} {fmspc} {ca}")
+
+    def document(self, kind: Kind, name: str) -> Document:
+        """The document of this kind and name. Raises CollateralMissing."""
+        found = self._documents.get((kind, name))
+        if found is None:
+            raise CollateralMissing(about=f"{kind} {name}")
+        return found
 
 
 # Bundles for consumers ---------------------------------------------------------------------------
@@ -99,6 +132,10 @@ class CollateralBundle:
     def find(self, *, fmspc: str, ca: Ca, tee: Tee) -> Facts:
         """The first set that fits. Raises CollateralMissing."""
         return self.held.find(fmspc=fmspc, ca=ca, tee=tee)
+
+    def document(self, kind: Kind, name: str) -> Document:
+        """The document of this kind and name. Raises CollateralMissing."""
+        return self.held.document(kind, name)
 
 
 def sign_bundle(
@@ -189,6 +226,10 @@ class FolderCollateral:
     def find(self, *, fmspc: str, ca: Ca, tee: Tee) -> Facts:
         """The kept set for this family. Raises CollateralMissing, CollateralRolledBack, FileTrouble."""
         return self._load(_file_name(fmspc=fmspc, ca=ca, tee=tee), self._marks())
+
+    def document(self, kind: Kind, name: str) -> Document:
+        """The kept document of this kind and name. Raises CollateralMissing."""
+        raise CollateralMissing(about=f"{kind} {name}")
 
     def all(self) -> tuple[Collateral, ...]:
         """Every kept set, to be signed as a bundle. Raises as `find` does."""

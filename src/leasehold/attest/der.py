@@ -22,10 +22,18 @@ class Tag(IntEnum):
 
     BOOLEAN = 0x01
     INTEGER = 0x02
+    BIT_STRING = 0x03
     OCTET_STRING = 0x04
+    NULL = 0x05
     OBJECT_IDENTIFIER = 0x06
     ENUMERATED = 0x0A
+    UTF8_STRING = 0x0C
+    PRINTABLE_STRING = 0x13
+    IA5_STRING = 0x16
+    UTC_TIME = 0x17
+    GENERALIZED_TIME = 0x18
     SEQUENCE = 0x30
+    SET = 0x31
 
 
 class Element(NamedTuple):  # not a dataclass: a PCK certificate has a hundred of them
@@ -82,13 +90,29 @@ def content(element: Element, tag: Tag) -> bytes:
 
 def sequence(element: Element) -> tuple[Element, ...]:
     """The elements of a SEQUENCE."""
-    data = content(element, Tag.SEQUENCE)
-    found: list[Element] = []
+    return tuple(child for child, _ in children(content(element, Tag.SEQUENCE)))
+
+
+def children(data: bytes) -> tuple[tuple[Element, bytes], ...]:
+    """The elements in the content of a constructed one, each with its whole encoding.
+
+    The encoding is what signatures cover: reading and writing again would have to give the same bytes.
+    """
+    found: list[tuple[Element, bytes]] = []
     at = 0
     while at < len(data):
-        child, at = _read(data, at)
-        found.append(child)
+        child, end = _read(data, at)
+        found.append((child, data[at:end]))
+        at = end
     return tuple(found)
+
+
+def bits(element: Element) -> bytes:
+    """A BIT STRING of whole octets."""
+    data = content(element, Tag.BIT_STRING)
+    if not data or data[0] != 0:
+        raise _refuse("bit string", data[:1], "whole octets")
+    return data[1:]
 
 
 def octets(element: Element, size: int) -> bytes:

@@ -14,18 +14,21 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from leasehold.attest.amd.reference import Snp
+from leasehold.attest.intel.reference import Sgx, Tdx
+from leasehold.attest.nvidia.reference import Nvidia
 from leasehold.attest.reference import (
     Hex32,
     Hex32List,
     Machine,
     Moment,
-    Sgx,
     Simulated,
     Text,
     Waiver,
     instant,
 )
 from leasehold.attest.toml import write_toml
+from leasehold.attest.tpm.reference import Tpm
 from leasehold.core.crypto import SigningKey, sha256
 from leasehold.core.statements import check_text, sign_text, unsigned_text
 from leasehold.core.units import KIB, Instant
@@ -33,6 +36,7 @@ from leasehold.errors import BadManifest, ManifestExpired, WrongCustodian
 
 KIND: Final = "leasehold-manifest"
 MANIFEST_BYTES_MAX: Final = 256 * KIB  # a machine takes ~100 bytes; room for two thousand
+PLATFORM_TABLES: Final = ("sgx", "tdx", "snp", "tpm")
 _ROOT_LINE: Final = re.compile(
     rb'^custodian_root[ \t]*=[ \t]*"([0-9a-f]{64})"[ \t\r]*$', re.MULTILINE
 )
@@ -42,8 +46,9 @@ _UNKNOWN: Final = re.compile(r"unknown field `([^`]*)`")
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
     """One loan's policy: whose enclave, which configuration, which machines, which reference values.
 
-    `configurations` are SHA-256 (hex) of whole signed configuration files. `sgx` holds reference
-    values; a platform without its table is refused. Without `simulated`, simulation is refused.
+    `configurations` are SHA-256 (hex) of whole signed configuration files. `sgx`, `tdx`, `snp` and
+    `tpm` hold reference values; a platform without its table is refused, and so are devices without
+    `nvidia`. Without `simulated`, simulation is refused.
     """
 
     version: Literal[1]
@@ -53,6 +58,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     configurations: Hex32List
     machines: Annotated[tuple[Machine, ...], msgspec.Meta(min_length=1)]
     sgx: Sgx | None = None
+    tdx: Tdx | None = None
+    snp: Snp | None = None
+    tpm: Tpm | None = None
+    nvidia: Nvidia | None = None
     simulated: Simulated | None = None
     waivers: tuple[Waiver, ...] = ()
 
@@ -121,8 +130,9 @@ def read_policy(text: bytes) -> Manifest:
         raise BadManifest(about="TOML", got=str(cause)) from cause
     except msgspec.ValidationError as cause:
         raise BadManifest(got=str(cause), expected=_nearest(str(cause))) from cause
-    if manifest.sgx is None:
-        raise BadManifest(about="sgx", got="no reference values", expected="a table [sgx]")
+    if not any(getattr(manifest, name) for name in PLATFORM_TABLES):
+        wanted = " or ".join(f"[{name}]" for name in PLATFORM_TABLES)
+        raise BadManifest(got="no reference values", expected=f"a table {wanted}")
     return manifest
 
 
@@ -131,7 +141,17 @@ def _nearest(complaint: str) -> str | None:
     unknown = _UNKNOWN.search(complaint)
     if unknown is None:
         return None
-    records: tuple[type[msgspec.Struct], ...] = (Manifest, Machine, Waiver, Simulated, Sgx)
+    records: tuple[type[msgspec.Struct], ...] = (
+        Manifest,
+        Machine,
+        Waiver,
+        Simulated,
+        Sgx,
+        Tdx,
+        Snp,
+        Tpm,
+        Nvidia,
+    )
     known = sorted({field for record in records for field in record.__struct_fields__})
     near = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0)
     return f"a known field; the nearest is `{near[0]}`" if near else None

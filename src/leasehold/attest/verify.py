@@ -6,16 +6,20 @@ Steps V-1 to V-18 of docs/spec/evidence.md, in that order; the platform modules 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final
 
-from leasehold.attest import sgx
 from leasehold.attest.collateral import CollateralStore
+from leasehold.attest.intel import sgx
 from leasehold.attest.manifest import Manifest, check_current
-from leasehold.attest.verdict import Appraisal, Verdict
+from leasehold.attest.nvidia.devices import appraise_devices
+from leasehold.attest.platform import Platform
+from leasehold.attest.reference import Machine, Simulated
+from leasehold.attest.verdict import Appraisal, Verdict, weakest
 from leasehold.core.binding import Binding, check_binding
 from leasehold.core.crypto import sha256
-from leasehold.core.evidence import EVIDENCE_BYTES_MAX, Evidence
+from leasehold.core.evidence import EVIDENCE_BYTES_MAX, Evidence, devices_digest
 from leasehold.core.units import Instant
 from leasehold.errors import (
     BadEvidence,
@@ -25,14 +29,9 @@ from leasehold.errors import (
     WrongCustodian,
 )
 
-
-class _Appraise(Protocol):
-    def __call__(
-        self, evidence: Evidence, manifest: Manifest, collateral: CollateralStore, *, now: Instant
-    ) -> Appraisal: ...
-
-
-_PLATFORMS: Final[Mapping[str, _Appraise]] = MappingProxyType({sgx.PLATFORM: sgx.appraise})
+PLATFORMS: Final[Mapping[str, Platform]] = MappingProxyType(
+    {row.name: row for row in (sgx.PLATFORM,)}
+)
 
 
 def verify(
@@ -48,56 +47,82 @@ def verify(
     `binding` holds what the verifier itself knows (its nonce, the TLS key of this connection, its
     custodian) and what the instance claims. Raises BadEvidence, Unproven and their descendants.
     """
-    appraise = _check_form(evidence)  # V-1
+    platform = _check_form(evidence)  # V-1
     check_current(manifest, now=now)  # V-2
-    found = appraise(evidence, manifest, collateral, now=now)  # V-3 to V-15
-    _check_machine(found, manifest)  # V-16
-    _check_commitment(found, binding, manifest)  # V-17
+    found = platform.appraise(evidence, manifest, collateral, now=now)  # V-3 to V-15
+    machine = _check_machine(found, manifest)  # V-16
+    devices = appraise_devices(
+        evidence.devices,
+        binding.device_nonce(),
+        manifest,
+        collateral,
+        expected=machine.devices,
+        now=now,
+    )
+    _check_commitment(platform, found, binding, evidence, manifest)  # V-17
     return Verdict(  # V-18
         platform=found.platform,
-        trust=found.trust,
+        trust=weakest((found.trust, devices.trust)),
         tcb_status=found.tcb_status,
         advisories=found.advisories,
-        measurement=found.measurement,
-        signer=found.signer,
-        product_id=found.product_id,
-        svn=found.svn,
+        measurements=found.measurements,
         machine=found.machine,
         platform_instance=found.platform_instance,
+        devices=devices.devices,
         report_data=found.report_data,
-        valid_until=min(found.ends, manifest.expires),
-        findings=found.findings,
+        valid_until=min(found.ends, devices.ends, manifest.expires),
+        findings=(*found.findings, *devices.findings),
         policy=manifest.digest().hex(),
     )
 
 
-def _check_form(evidence: Evidence) -> _Appraise:
+def observe(
+    evidence: Evidence, collateral: CollateralStore, *, simulated: Simulated | None, now: Instant
+) -> Appraisal:
+    """Whether evidence is authentic, and what it says, where nobody has a policy yet: V-1, V-3 to V-10.
+
+    Proves nothing about who sent it and whether it is fresh. Raises BadEvidence, Unproven and their
+    descendants.
+    """
+    return _check_form(evidence).observe(evidence, collateral, simulated=simulated, now=now)
+
+
+def _check_form(evidence: Evidence) -> Platform:
     """V-1: not too large, and of a platform in the closed table."""
     size = len(evidence.quote) + sum(len(endorsement) for endorsement in evidence.endorsements)
+    size += sum(len(device.report) + len(device.chain) for device in evidence.devices)
     if size > EVIDENCE_BYTES_MAX:
         raise BadEvidence(about="size", got=size, expected=f"<= {EVIDENCE_BYTES_MAX} bytes")
-    appraise = _PLATFORMS.get(evidence.platform)
-    if appraise is None:
+    platform = PLATFORMS.get(evidence.platform)
+    if platform is None:
         raise UnsupportedEvidence(
-            about="platform", got=evidence.platform, expected=", ".join(_PLATFORMS)
+            about="platform", got=evidence.platform, expected=", ".join(PLATFORMS)
         )
-    return appraise
+    return platform
 
 
-def _check_machine(found: Appraisal, manifest: Manifest) -> None:
+def _check_machine(found: Appraisal, manifest: Manifest) -> Machine:
     """V-16: the borrower owns hardware that it may have broken, so genuine is not enough."""
-    allowed = {machine.platform_id for machine in manifest.machines}
-    if found.machine not in allowed and found.platform_instance not in allowed:
-        raise UnknownMachine(got=found.machine, expected=f"one of {len(allowed)} listed machines")
+    for machine in manifest.machines:
+        if machine.platform_id in (found.machine, found.platform_instance):
+            return machine
+    raise UnknownMachine(
+        got=found.machine, expected=f"one of {len(manifest.machines)} listed machines"
+    )
 
 
-def _check_commitment(found: Appraisal, binding: Binding, manifest: Manifest) -> None:
+def _check_commitment(
+    platform: Platform,
+    found: Appraisal,
+    binding: Binding,
+    evidence: Evidence,
+    manifest: Manifest,
+) -> None:
     """V-17: this custodian's enclave, a listed configuration, and exactly these keys and this nonce."""
     if binding.custodian_root != manifest.root:
         raise WrongCustodian(about="enclave", got=binding.custodian_root, expected=manifest.root)
     configuration = sha256(binding.configuration).hex()
     if configuration not in manifest.configurations:
         raise WrongConfiguration(got=configuration, expected=", ".join(manifest.configurations))
-    if binding.gpu_evidence:
-        raise UnsupportedEvidence(about="GPU evidence", got=binding.gpu_evidence, expected="none")
-    check_binding(found.report_data, binding)
+    whole = replace(binding, gpu_evidence=devices_digest(evidence.devices))
+    check_binding(found.report_data, whole, commitment=platform.commitment)

@@ -21,7 +21,7 @@ from leasehold.core.units import Instant
 from leasehold.errors import LeaseholdError
 
 _SGX_EXTENSION: Final = ObjectIdentifier("1.2.840.113741.1.13.1")
-_SERIAL_END: Final = 1 << 159
+_SERIAL_END: Final = 1 << 160  # Intel fills 20 octets and adds a sign octet
 _KEPT: Final = 256  # machines and their authorities come back with every attestation
 # What `cryptography` raises for certificates that it cannot read (its documentation, X.509 reference).
 _UNREADABLE: Final = (
@@ -84,9 +84,7 @@ def _facts(der: bytes) -> Certificate:
     """The facts of one certificate, which depend on its bytes alone."""
     certificate = x509.load_der_x509_certificate(der)
     if not 0 < certificate.serial_number < _SERIAL_END:
-        raise ValueError(
-            "a serial number is positive and has at most 20 octets (RFC 5280, 4.1.2.2)"
-        )
+        raise ValueError("a serial number is positive and below 2^160 (RFC 5280, 4.1.2.2)")
     spki = certificate.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )

@@ -312,9 +312,9 @@ def verdict_record(verified: VerifiedEnclave) -> dict[str, Any]:
         "trust": verdict.trust.value,
         "tcb_status": verdict.tcb_status.value,
         "advisories": verdict.advisories,
-        "findings": verdict.findings,
-        "measurement": verdict.measurement,
-        "signer": verdict.signer,
+        "findings": [finding._asdict() for finding in verdict.findings],
+        "measurements": dict(verdict.measurements),
+        "devices": verdict.devices,
         "machine": verdict.machine,
         "instance": verified.instance,
         "statement_key": verified.statement_key.hex(),
@@ -336,11 +336,17 @@ def explain_verdict(verified: VerifiedEnclave) -> list[str]:
     platform = verdict.platform.upper()
     kind = f"SIMULATED {platform}" if verified.is_simulated else f"genuine {platform}"
     advisories = ", ".join(verdict.advisories) or "no open advisories"
+    measured = ", ".join(f"{name} {value}" for name, value in verdict.measurements)
     return [
         f"The enclave at {verified.address} is verified.",
         f"Platform: {kind}; patch level {verdict.tcb_status.value}, {advisories}.",
-        f"Code: measurement {verdict.measurement}, signer {verdict.signer}, as the manifest lists.",
+        f"Code: {measured}, as the manifest lists.",
         f"Machine: {verdict.machine}, on the manifest's list.",
+        *(
+            f"Device: {device.model} {device.identity}, driver {device.driver}, firmware "
+            f"{device.firmware}, on the manifest's list."
+            for device in verdict.devices
+        ),
         *(f"Finding: {finding}" for finding in verdict.findings),
         f"Model: {verified.model} (SHA-256 {verified.model_digest}) of loan {verified.loan}.",
         f"Custodian: root key {verified.custodian.hex()}.",

@@ -12,9 +12,10 @@ import click
 import msgspec
 
 from leasehold.attest.collateral import FolderCollateral, parse_collateral
+from leasehold.attest.intel.pcs import read_facts
+from leasehold.attest.intel.reference import Sgx
 from leasehold.attest.manifest import Manifest, parse_manifest, sign_manifest
-from leasehold.attest.pcs import read_facts
-from leasehold.attest.reference import Machine, Sgx, Simulated
+from leasehold.attest.reference import Machine, Simulated
 from leasehold.cli import output
 from leasehold.cli.access import folder_option, read_bytes, write_bytes
 from leasehold.cli.custodian import now

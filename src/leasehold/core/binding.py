@@ -5,7 +5,8 @@ Spec: docs/spec/binding.md. Refuses to know what a quote looks like.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -14,6 +15,7 @@ from leasehold.core.encoding import frame, number
 from leasehold.errors import WrongBinding
 
 LABEL: Final = "leasehold/report-data/1"
+DEVICE_NONCE_LABEL: Final = "leasehold/device-nonce/1"
 RELEASE_LABEL: Final = "leasehold/release/1"
 NONCE_BYTES: Final = 32
 REPORT_DATA_BYTES: Final = 64
@@ -31,7 +33,8 @@ class Binding:
     """All that one piece of evidence commits to (B-2).
 
     `nonce` is the custodian's nonce, or on the consumer leg the Merkle root over a window's nonces.
-    `kem_key` is empty on the consumer leg, `gpu_evidence` is empty where there is no GPU.
+    `kem_key` is empty on the consumer leg, `gpu_evidence` is the digest of all devices' evidence
+    (`evidence.devices_digest`), empty where there is no device.
     """
 
     purpose: Purpose
@@ -59,13 +62,24 @@ class Binding:
             )
         )
 
+    def device_nonce(self) -> bytes:
+        """B-8: the 32 bytes that devices sign: all of the binding but the devices' own evidence."""
+        return sha256(frame(DEVICE_NONCE_LABEL, replace(self, gpu_evidence=b"").report_data()))
 
-def check_binding(report_data: bytes, binding: Binding) -> None:
-    """B-3: raise WrongBinding unless the evidence commits to exactly this."""
+
+def check_binding(
+    report_data: bytes, binding: Binding, *, commitment: Callable[[bytes], bytes] = bytes
+) -> None:
+    """B-3: raise WrongBinding unless the evidence commits to exactly this.
+
+    `commitment` is what a platform with a narrower field takes of the 64 bytes.
+    """
     if len(binding.nonce) != NONCE_BYTES:
         raise WrongBinding(about="nonce", got=len(binding.nonce), expected=f"{NONCE_BYTES} bytes")
-    if not is_equal(report_data, binding.report_data()):
-        raise WrongBinding(about="report data", got=report_data, expected=binding.report_data())
+    if not is_equal(report_data, commitment(binding.report_data())):
+        raise WrongBinding(
+            about="report data", got=report_data, expected=commitment(binding.report_data())
+        )
 
 
 def release_info(

@@ -15,21 +15,49 @@ from leasehold.core.encoding import frame
 EVIDENCE_BYTES_MAX: Final = 256 * 1024  # an SGX quote is ~5 KiB, a TDX quote ~8, eight GPUs ~100
 
 
-class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A claim. `platform` is `sgx`, `tdx`, `snp`; `quote` is in the platform's own format.
+class DeviceEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one device beside the processor says. `kind` is `nvidia-gpu` or `nvidia-switch`.
 
-    `endorsements` are certificates or tables that the platform hands out beside the quote.
+    `report` is the vendor's signed report over a nonce, `chain` its certificates in PEM, leaf first.
+    """
+
+    kind: str
+    report: bytes
+    chain: bytes
+
+
+class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A claim. `platform` is `sgx`, `tdx`, `snp`, ...; `quote` is in the platform's own format.
+
+    `endorsements` are certificates or tables that the platform hands out beside the quote; `devices`
+    is the evidence of GPUs and switches.
     """
 
     platform: str
     quote: bytes
     endorsements: tuple[bytes, ...] = ()
+    devices: tuple[DeviceEvidence, ...] = ()
 
     def digest(self) -> bytes:
         """SHA-256 over all of it: names this evidence in receipts and releases, never an identity."""
+        beside = frame("leasehold/endorsements/1", *self.endorsements)
         return sha256(
-            frame("leasehold/evidence/1", self.platform.encode(), self.quote, *self.endorsements)
+            frame(
+                "leasehold/evidence/1",
+                self.platform.encode(),
+                self.quote,
+                beside,
+                devices_digest(self.devices),
+            )
         )
+
+
+def devices_digest(devices: tuple[DeviceEvidence, ...]) -> bytes:
+    """SHA-256 over all devices' evidence, for the processor's report data; empty where there are none."""
+    if not devices:
+        return b""
+    parts = (part for one in devices for part in (one.kind.encode(), one.report, one.chain))
+    return sha256(frame("leasehold/devices/1", *parts))
 
 
 class Attester(Protocol):
@@ -41,3 +69,10 @@ class Attester(Protocol):
 
     def attest(self, report_data: bytes) -> Evidence:
         """Evidence over exactly these 64 bytes. Raises Unavailable where the platform fails."""
+
+
+class DeviceAttester(Protocol):
+    """Produces the evidence of all devices beside the processor. Slow, one call at a time."""
+
+    def attest_devices(self, nonce: bytes) -> tuple[DeviceEvidence, ...]:
+        """Evidence of every device over exactly these 32 bytes. Raises Unavailable."""

@@ -104,4 +104,6 @@ def appraise(
 
 def describe(verdict: Verdict) -> bytes:
     """A verdict as JSON, for the ledger and for people."""
-    return to_json({**msgspec.to_builtins(verdict), "simulated": verdict.is_simulated})
+    findings = [finding._asdict() for finding in verdict.findings]
+    plain = msgspec.to_builtins(verdict)
+    return to_json({**plain, "findings": findings, "simulated": verdict.is_simulated})

@@ -279,9 +279,13 @@ class CheckpointView(_Record, frozen=True):
     checkpoint: str
 
 
+class _FindingPart(msgspec.Struct, frozen=True):
+    text: str
+
+
 class _VerdictPart(msgspec.Struct, frozen=True):
     simulated: bool = False
-    findings: tuple[str, ...] = ()
+    findings: tuple[_FindingPart, ...] = ()
 
 
 def view_loan(loan: Loan) -> LoanView:
@@ -323,7 +327,7 @@ def view_instance(instance: Instance, *, connected: bool) -> InstanceView:
         evidence_expires=instance.evidence_expires,
         connected=connected,
         simulated=verdict.simulated,
-        findings=verdict.findings,
+        findings=tuple(finding.text for finding in verdict.findings),
     )
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
+
+import msgspec
 
 from leasehold.core.binding import NONCE_BYTES, Binding, Purpose
 from leasehold.core.crypto import SigningKey, TlsKey
-from leasehold.core.evidence import Attester, Evidence
+from leasehold.core.evidence import Attester, DeviceAttester, Evidence, devices_digest
 from leasehold.core.merkle import inclusion_proofs, leaf_hash
 from leasehold.enclave.settings import Settings
 from leasehold.errors import BadRequest, Internal, LeaseholdError, TooBusy
@@ -54,6 +56,7 @@ class Prover:
     settings: Settings
     keys: InstanceKeys
     run_blocking: RunBlocking[Evidence]
+    devices: DeviceAttester | None = None
     _waiting: list[tuple[bytes, asyncio.Future[WindowProof]]] = field(default_factory=list)
     _flushing: asyncio.Task[None] | None = None
     _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -106,11 +109,19 @@ class Prover:
             self.settings.custodian_root,
             self.settings.file,
         )
-        data = binding.report_data()
         async with self._one_at_a_time:
             try:
-                return await self.run_blocking(lambda: self.attester.attest(data))
+                return await self.run_blocking(lambda: self._attest(binding))
             except LeaseholdError:
                 raise
             except Exception as mistake:  # noqa: BLE001 - a driver's text is the host's
                 raise Internal(about="platform driver", got=type(mistake).__name__) from None
+
+    def _attest(self, binding: Binding) -> Evidence:
+        """Devices first: their evidence goes into the processor's report data (B-8)."""
+        if self.devices is None:
+            return self.attester.attest(binding.report_data())
+        devices = self.devices.attest_devices(binding.device_nonce())
+        whole = replace(binding, gpu_evidence=devices_digest(devices))
+        evidence = self.attester.attest(whole.report_data())
+        return msgspec.structs.replace(evidence, devices=devices)

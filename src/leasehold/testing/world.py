@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from leasehold.attest.collateral import HeldCollateral, parse_collateral
+from leasehold.attest.intel.reference import Sgx
 from leasehold.attest.manifest import Manifest, sign_manifest
 from leasehold.attest.reference import Machine as ListedMachine
-from leasehold.attest.reference import Sgx, Simulated
+from leasehold.attest.reference import Simulated
 from leasehold.core.crypto import SigningKey, TlsKey, sha256
 from leasehold.core.encoding import from_json, to_json
 from leasehold.core.evidence import Attester

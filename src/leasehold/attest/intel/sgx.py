@@ -10,14 +10,17 @@ from typing import Final
 
 import msgspec
 
-from leasehold.attest import dcap
 from leasehold.attest.collateral import CollateralStore
+from leasehold.attest.intel import dcap
+from leasehold.attest.intel.pck import Pck, instance_of, parse_pck, platform_findings
+from leasehold.attest.intel.quote import Quote, Report, parse_quote
+from leasehold.attest.intel.reference import SGX_DEBUG, Sgx
+from leasehold.attest.intel.roots import decide_anchor
 from leasehold.attest.manifest import Manifest
-from leasehold.attest.pck import Pck, parse_pck
-from leasehold.attest.quote import Quote, Report, parse_quote
-from leasehold.attest.reference import SGX_DEBUG, Sgx, Simulated, Waiver
-from leasehold.attest.roots import decide_anchor
-from leasehold.attest.verdict import Appraisal, TcbStatus, Trust
+from leasehold.attest.platform import Platform
+from leasehold.attest.reference import Simulated
+from leasehold.attest.tcb import check_tcb, with_waiver
+from leasehold.attest.verdict import Appraisal, Measurement, TcbStatus, Trust
 from leasehold.attest.x509 import read_chain
 from leasehold.core.evidence import Evidence
 from leasehold.core.units import Instant
@@ -27,8 +30,6 @@ from leasehold.errors import (
     EnclaveTooOld,
     EvidenceRejected,
     PlatformNotAllowed,
-    TcbNotCurrent,
-    TcbRevoked,
     UnsupportedEvidence,
     WrongAttributes,
     WrongConfigId,
@@ -36,7 +37,7 @@ from leasehold.errors import (
     WrongSigner,
 )
 
-PLATFORM: Final = "sgx"
+NAME: Final = "sgx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,32 +121,6 @@ def _check_same_report(claimed: msgspec.Raw, quote: Quote) -> None:
         )
 
 
-def check_tcb(
-    status: TcbStatus, advisories: tuple[str, ...], waivers: tuple[Waiver, ...], *, now: Instant
-) -> Waiver | None:
-    """V-11: the patch level is UpToDate, or a current waiver covers this status and these advisories.
-
-    Returns the waiver that was needed. Raises TcbNotCurrent, TcbRevoked.
-    """
-    if status is TcbStatus.UP_TO_DATE:
-        return None
-    got = f"{status.value} ({', '.join(advisories) or 'no advisories'})"
-    if status is TcbStatus.REVOKED:
-        raise TcbRevoked(got=got)
-    covering = [
-        waiver
-        for waiver in waivers
-        if waiver.status == status.value
-        and set(advisories) <= set(waiver.advisories)
-        and now < waiver.expires
-    ]
-    if not covering:
-        raise TcbNotCurrent(
-            got=got, expected="UpToDate, or a current waiver that names all of these"
-        )
-    return max(covering, key=lambda waiver: waiver.expires)
-
-
 def check_reference(report: Report, expected: Sgx) -> None:
     """V-12 to V-15: attributes, code, signer and launch configuration are the manifest's.
 
@@ -189,51 +164,52 @@ def _check_attributes(report: Report, expected: Sgx) -> None:
             )
 
 
+def observe(
+    evidence: Evidence, collateral: CollateralStore, *, simulated: Simulated | None, now: Instant
+) -> Appraisal:
+    """V-3 to V-10: authentic SGX evidence and what it says."""
+    return _observed(_authenticate(evidence, collateral, simulated=simulated, now=now))
+
+
 def appraise(
     evidence: Evidence, manifest: Manifest, collateral: CollateralStore, *, now: Instant
 ) -> Appraisal:
     """V-3 to V-15: judge SGX evidence by the manifest's `[sgx]` table."""
     if manifest.sgx is None:
-        raise PlatformNotAllowed(got=PLATFORM)
+        raise PlatformNotAllowed(got=NAME)
+    seen = _authenticate(evidence, collateral, simulated=manifest.simulated, now=now)
+    waiver = check_tcb(seen.status, seen.advisories, manifest.waivers, now=now)  # V-11
+    check_reference(seen.quote.report, manifest.sgx)  # V-12 to V-15
+    return with_waiver(_observed(seen), waiver)
+
+
+def _authenticate(
+    evidence: Evidence, collateral: CollateralStore, *, simulated: Simulated | None, now: Instant
+) -> Authentic:
     if evidence.endorsements:
         raise UnsupportedEvidence(about="endorsements", got=len(evidence.endorsements), expected=0)
-    seen = authenticate(evidence.quote, collateral, simulated=manifest.simulated, now=now)
-    waiver = check_tcb(seen.status, seen.advisories, manifest.waivers, now=now)  # V-11
-    report, pck = seen.quote.report, seen.pck
-    check_reference(report, manifest.sgx)  # V-12 to V-15
-    instance = pck.platform_instance_id
+    return authenticate(evidence.quote, collateral, simulated=simulated, now=now)
+
+
+def _observed(seen: Authentic) -> Appraisal:
+    report = seen.quote.report
     return Appraisal(
-        platform=PLATFORM,
+        platform=NAME,
         trust=seen.trust,
         tcb_status=seen.status,
         advisories=seen.advisories,
-        measurement=report.mr_enclave.hex(),
-        signer=report.mr_signer.hex(),
-        product_id=report.isv_prod_id,
-        svn=report.isv_svn,
-        machine=pck.ppid.hex(),
-        platform_instance=None if instance is None else instance.hex(),
+        measurements=(
+            Measurement("MRENCLAVE", report.mr_enclave.hex()),
+            Measurement("MRSIGNER", report.mr_signer.hex()),
+            Measurement("ISVPRODID", str(report.isv_prod_id)),
+            Measurement("ISVSVN", str(report.isv_svn)),
+        ),
+        machine=seen.pck.ppid.hex(),
+        platform_instance=instance_of(seen.pck),
         report_data=report.report_data,
-        ends=seen.ends if waiver is None else min(seen.ends, waiver.expires),
-        findings=_findings(seen, waiver),
+        ends=seen.ends,
+        findings=platform_findings(seen.trust, seen.advisories, seen.pck),
     )
 
 
-def _findings(seen: Authentic, waiver: Waiver | None) -> tuple[str, ...]:
-    """What passed and people should still see, gravest first."""
-    found = []
-    if seen.trust is Trust.SIMULATION:
-        found.append("SIMULATED: no hardware protects this enclave")
-    if waiver is not None:
-        until = waiver.not_after.isoformat()
-        found.append(f"waived until {until}: {seen.status.value}: {waiver.reason}")
-    if seen.advisories:
-        found.append(f"advisories: {', '.join(seen.advisories)}")
-    for is_set, text in (
-        (seen.pck.dynamic_platform, "dynamic platform: processors can be added or replaced"),
-        (seen.pck.cached_keys, "the vendor keeps this platform's root keys"),
-        (seen.pck.smt_enabled, "simultaneous multithreading is on"),
-    ):
-        if is_set:
-            found.append(text)
-    return tuple(found)
+PLATFORM: Final = Platform(NAME, observe, appraise)

@@ -20,6 +20,7 @@ from leasehold.attest.der import (
     parse_der,
     sequence,
 )
+from leasehold.attest.verdict import SIMULATED, Finding, FindingCode, Trust
 from leasehold.errors import BadEvidence
 
 _NAME: Final = "1.2.840.113741.1.13.1"
@@ -95,3 +96,27 @@ def _field(fields: dict[bytes, Element], short: bytes) -> Element:
 
 def _flag(fields: dict[bytes, Element], short: bytes) -> bool:
     return short in fields and boolean(fields[short])
+
+
+def instance_of(pck: Pck) -> str | None:
+    """The platform instance id in hex, where the machine has one."""
+    return None if pck.platform_instance_id is None else pck.platform_instance_id.hex()
+
+
+def platform_findings(trust: Trust, advisories: tuple[str, ...], pck: Pck) -> tuple[Finding, ...]:
+    """What passed and people should still see of an Intel platform."""
+    found = [SIMULATED] if trust is Trust.SIMULATION else []
+    if advisories:
+        found.append(Finding(FindingCode.ADVISORIES, f"advisories: {', '.join(advisories)}"))
+    for is_set, code, text in (
+        (
+            pck.dynamic_platform,
+            FindingCode.DYNAMIC_PLATFORM,
+            "dynamic platform: processors can be added or replaced",
+        ),
+        (pck.cached_keys, FindingCode.CACHED_KEYS, "the vendor keeps this platform's root keys"),
+        (pck.smt_enabled, FindingCode.SMT, "simultaneous multithreading is on"),
+    ):
+        if is_set:
+            found.append(Finding(code, text))
+    return tuple(found)

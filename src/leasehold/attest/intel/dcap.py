@@ -12,9 +12,9 @@ from typing import Annotated, Final
 import dcap_qvl
 import msgspec
 
-from leasehold.attest.pck import Pck
-from leasehold.attest.pcs import Ca, Facts, Tee
-from leasehold.attest.roots import Anchor
+from leasehold.attest.intel.pck import Pck
+from leasehold.attest.intel.pcs import Ca, Facts, Tee
+from leasehold.attest.intel.roots import Anchor
 from leasehold.attest.verdict import TcbStatus
 from leasehold.attest.x509 import Certificate, is_revoked
 from leasehold.core.units import SECOND, Instant

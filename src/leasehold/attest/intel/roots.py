@@ -90,6 +90,6 @@ def decide_anchor(root: Certificate, simulated: Simulated | None) -> Anchor:
     raise UntrustedRoot(
         got=root.sha256,
         expected="Intel's root"
-        if simulated is None
+        if simulated is None or simulated.root_sha256 is None
         else f"Intel's root or {simulated.root_sha256}",
     )

@@ -1,0 +1,1 @@
+"""AMD SEV-SNP: attestation reports, VCEK and VLEK certificates, key distribution service."""

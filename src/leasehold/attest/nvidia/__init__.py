@@ -1,0 +1,1 @@
+"""NVIDIA confidential GPUs and switches: SPDM reports, device chains, reference integrity manifests."""
