@@ -12,7 +12,7 @@ from leasehold.errors import codes
 
 ROOT = Path(__file__).parents[2]
 CODE = "\n".join(
-    path.read_text("utf-8") for path in Path(leasehold.attest.__file__).parent.glob("*.py")
+    path.read_text("utf-8") for path in Path(leasehold.attest.__file__).parent.rglob("*.py")
 )
 
 
@@ -24,9 +24,14 @@ def cited(letter: str, text: str) -> set[int]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("letter", "page"), [("V", "evidence.md"), ("K", "evidence.md"), ("P", "manifest.md")]
-)
+PAGES = [
+    ("V", "evidence.md"),
+    ("K", "evidence.md"),
+    ("P", "manifest.md"),
+]
+
+
+@pytest.mark.parametrize(("letter", "page"), PAGES)
 def test_every_step_is_in_both(letter: str, page: str) -> None:
     text = (ROOT / "docs" / "spec" / page).read_text("utf-8")
     steps = {int(number) for number in re.findall(rf"^\*\*{letter}-(\d+)", text, re.MULTILINE)}
@@ -34,7 +39,7 @@ def test_every_step_is_in_both(letter: str, page: str) -> None:
     assert cited(letter, CODE) == steps
 
 
-@pytest.mark.parametrize("page", ["evidence.md", "manifest.md"])
+@pytest.mark.parametrize("page", sorted({page for _, page in PAGES}))
 def test_every_error_that_the_pages_name_exists(page: str) -> None:
     text = (ROOT / "docs" / "spec" / page).read_text("utf-8")
     named = {
