@@ -45,6 +45,10 @@ tcb: $(STAMP)  ## measure the trusted base and write TCB.txt
 evidence: $(STAMP)  ## replay real attestation evidence: make evidence DIR=...
 	$(BIN)/python -m tools.evidence $(DIR)
 
+FUZZ_SECONDS ?= 120
+fuzz: $(STAMP)  ## fuzz every parser of the verifier: make fuzz [FUZZ_SECONDS=each]
+	$(BIN)/python -m tools.fuzz --all $(FUZZ_SECONDS)
+
 docs: $(STAMP)  ## write the generated pages again
 	$(BIN)/python tools/errors_doc.py
 
@@ -54,4 +58,4 @@ bench: $(STAMP)  ## measure beside a peer or floor in the same run: make bench [
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) demo-run .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help setup lock check test demo tcb evidence docs bench clean
+.PHONY: help setup lock check test demo tcb evidence fuzz docs bench clean
