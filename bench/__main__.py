@@ -7,7 +7,7 @@ from importlib import import_module
 
 from bench.harness import Row, report
 
-BENCHES = ("gate",)
+BENCHES = ("gate", "verify")
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tools.evidence.__main__ import main
 
+from leasehold.core.crypto import sha256
 from leasehold_simtee.certificates import pem
 
 from .bench import NOW, make_bench
@@ -61,8 +62,14 @@ def make_case(folder: Path) -> dict[str, Any]:
 
 
 def write(folder: Path, expected: dict[str, Any]) -> None:
-    told = {"platform": "sgx", "expected": expected}
-    (folder / "sgx" / "simulated" / "case.json").write_text(json.dumps(told))
+    case = folder / "sgx" / "simulated"
+    files = {
+        path.name: {"sha256": sha256(path.read_bytes()).hex(), "size": path.stat().st_size}
+        for path in case.iterdir()
+        if path.name != "case.json"
+    }
+    told = {"platform": "sgx", "files": files, "expected": expected}
+    (case / "case.json").write_text(json.dumps(told))
 
 
 def test_a_case_that_says_the_truth_passes(
@@ -71,7 +78,7 @@ def test_a_case_that_says_the_truth_passes(
     make_case(tmp_path)
     assert main(tmp_path) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["ok   sgx/simulated: 3 checks", "1 passed, 0 failed"]
+    assert lines == ["ok   sgx/simulated: 4 checks", "1 passed, 0 failed"]
 
 
 def verdict(number: int, **fields: Any) -> Callable[[dict[str, Any]], object]:
@@ -116,6 +123,13 @@ def test_a_falsified_expectation_fails(
     write(tmp_path, expected)
     assert main(tmp_path) == 1
     assert capsys.readouterr().out.endswith("0 passed, 1 failed\n")
+
+
+def test_files_that_are_not_the_recorded_ones_fail(tmp_path: Path) -> None:
+    make_case(tmp_path)
+    case = tmp_path / "sgx" / "simulated"
+    (case / "quote.bin").write_bytes((case / "quote.bin").read_bytes() + bytes(8))
+    assert main(tmp_path) == 1
 
 
 def test_a_folder_without_cases_fails(tmp_path: Path) -> None:

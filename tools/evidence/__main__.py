@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from leasehold.core.crypto import sha256
 from leasehold.errors import LeaseholdError
 from tools.evidence import intel
 from tools.evidence.common import Check, Replay
@@ -25,11 +26,22 @@ def replay(case: Path) -> tuple[int, list[str]]:
         run = REPLAYS.get(told["platform"])
         if run is None:
             return 0, [f"platform {told['platform']}: not verified by this version"]
-        checks: list[Check] = list(run(case, told["expected"]))
+        checks: list[Check] = [check_files(case, told["files"]), *run(case, told["expected"])]
     except (LeaseholdError, OSError, KeyError, ValueError, TypeError, AttributeError) as cause:
         return 0, [f"cannot be replayed: {type(cause).__name__}: {cause}"]
     wrong = [f"{check.what}: {line}" for check in checks for line in check.wrong]
-    return len(checks), wrong if checks else ["nothing to compare"]
+    return len(checks), wrong if len(checks) > 1 else ["nothing to compare"]
+
+
+def check_files(case: Path, files: Mapping[str, Mapping[str, object]]) -> Check:
+    """The files are those that were recorded."""
+    wrong = []
+    for name, told in files.items():
+        data = (case / name).read_bytes()
+        got = {"sha256": sha256(data).hex(), "size": len(data)}
+        if got != told:
+            wrong.append(f"{name}: got {got}, expected {dict(told)}")
+    return Check("files", tuple(wrong))
 
 
 def main(folder: Path) -> int:
