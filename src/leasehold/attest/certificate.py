@@ -34,6 +34,7 @@ _SCHEMES: Final = {
     bytes.fromhex("2a8648ce3d040302"): Scheme.ECDSA_SHA256,
     bytes.fromhex("2a8648ce3d040303"): Scheme.ECDSA_SHA384,
     bytes.fromhex("2a8648ce3d040304"): Scheme.ECDSA_SHA512,
+    bytes.fromhex("2a864886f70d010105"): Scheme.RSA_SHA1,  # old RA-TLS certificates
     bytes.fromhex("2a864886f70d01010b"): Scheme.RSA_SHA256,
     bytes.fromhex("2a864886f70d01010c"): Scheme.RSA_SHA384,
     bytes.fromhex("2a864886f70d01010d"): Scheme.RSA_SHA512,

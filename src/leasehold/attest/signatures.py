@@ -32,6 +32,7 @@ class Scheme(Enum):
     RSA_SHA256 = ("PKCS1", "SHA-256")
     RSA_SHA384 = ("PKCS1", "SHA-384")
     RSA_SHA512 = ("PKCS1", "SHA-512")
+    RSA_SHA1 = ("PKCS1", "SHA-1")  # is read, and has signed nothing
     PSS_SHA256 = ("PSS", "SHA-256")
     PSS_SHA384 = ("PSS", "SHA-384")
     PSS_SHA512 = ("PSS", "SHA-512")
@@ -54,8 +55,11 @@ def _load(spki: bytes) -> ec.EllipticCurvePublicKey | rsa.RSAPublicKey | None:
 def is_signed(spki: bytes, scheme: Scheme, data: bytes, signature: bytes) -> bool:
     """Whether `signature` (ECDSA in DER) over `data` is by this key (DER SubjectPublicKeyInfo).
 
-    A key that cannot be read, is too short, or is of another kind than the scheme has signed nothing.
+    A key that cannot be read, is too short, or is of another kind than the scheme has signed nothing,
+    and so has SHA-1, whose collisions anybody can buy.
     """
+    if scheme is Scheme.RSA_SHA1:
+        return False
     key = _load(spki)
     kind, name = scheme.value
     digest = _HASHES[name]
@@ -78,3 +82,14 @@ def is_signed(spki: bytes, scheme: Scheme, data: bytes, signature: bytes) -> boo
 def ecdsa_der(r: int, s: int) -> bytes:
     """An ECDSA signature in DER from its two non-negative numbers, as vendors' formats hold them."""
     return encode_dss_signature(r, s)
+
+
+def rsa_spki(n: int, e: int) -> bytes | None:
+    """An RSA key's DER SubjectPublicKeyInfo from its two numbers; None where they are no public key."""
+    try:
+        key = rsa.RSAPublicNumbers(e, n).public_key()
+    except ValueError:
+        return None
+    return key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
