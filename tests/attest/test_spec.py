@@ -18,7 +18,7 @@ CODE = "\n".join(
 
 def cited(letter: str, text: str) -> set[int]:
     """All ids of a kind in a text; 'V-3 to V-10' cites what lies between, too."""
-    found = {int(number) for number in re.findall(rf"\b{letter}-(\d+)", text)}
+    found = {int(number) for number in re.findall(rf"\b(?!P-256|P-384|P-521){letter}-(\d+)", text)}
     for first, last in re.findall(rf"\b{letter}-(\d+) to {letter}-(\d+)", text):
         found |= set(range(int(first), int(last) + 1))
     return found
@@ -28,6 +28,8 @@ PAGES = [
     ("V", "evidence.md"),
     ("K", "evidence.md"),
     ("P", "manifest.md"),
+    ("H", "tpm.md"),
+    ("Q", "ratls.md"),
 ]
 
 

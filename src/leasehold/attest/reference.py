@@ -78,13 +78,15 @@ class Waiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Simulated(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Accept simulated platforms under the root certificates with these SHA-256 (of their DER).
 
-    One for each role that is simulated: Intel's root, AMD's ARK, NVIDIA's device and RIM roots.
+    One for each role that is simulated: Intel's root, AMD's ARK, NVIDIA's device and RIM roots. A TPM has
+    no root: `tpm_key_sha256` is the SHA-256 of its attestation key's DER SubjectPublicKeyInfo.
     """
 
     root_sha256: Hex32 | None = None
     amd_root_sha256: Hex32 | None = None
     nvidia_root_sha256: Hex32 | None = None
     nvidia_rim_root_sha256: Hex32 | None = None
+    tpm_key_sha256: Hex32 | None = None
 
     def __post_init__(self) -> None:
         """Raise BadManifest for a table that names no root."""
