@@ -32,6 +32,11 @@ class Description(NamedTuple):
     sections: tuple[Section, ...]
 
 
+def plain(text: str) -> str:
+    """Other people's text without what a terminal would obey."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 Recognise = Callable[[bytes], Description | None]
 """The description of bytes that are of this kind, by their content; None where they are not.
 

@@ -47,7 +47,9 @@ def _value(value: object) -> str:
         case datetime() if value.tzinfo is not None:
             return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
         case Mapping():
-            return "{ " + ", ".join(f"{name} = {_value(item)}" for name, item in value.items()) + " }"
+            return (
+                "{ " + ", ".join(f"{name} = {_value(item)}" for name, item in value.items()) + " }"
+            )
         case list() | tuple():
             return "[" + ", ".join(_value(item) for item in value) + "]"
         case _:

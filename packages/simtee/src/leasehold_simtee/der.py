@@ -1,4 +1,4 @@
-"""A writer for the one DER structure that `cryptography` does not build: Intel's SGX extension."""
+"""A writer for the DER structures that `cryptography` does not build."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Final
 _BASE: Final = (1, 2, 840, 113741, 1, 13, 1)
 
 
-def _element(tag: int, content: bytes) -> bytes:
+def element(tag: int, content: bytes) -> bytes:
+    """Any element from its tag and content octets."""
     length = len(content)
     if length < 0x80:
         return bytes((tag, length)) + content
@@ -18,17 +19,17 @@ def _element(tag: int, content: bytes) -> bytes:
 
 def sequence(*elements: bytes) -> bytes:
     """A SEQUENCE."""
-    return _element(0x30, b"".join(elements))
+    return element(0x30, b"".join(elements))
 
 
 def octets(data: bytes) -> bytes:
     """An OCTET STRING."""
-    return _element(0x04, data)
+    return element(0x04, data)
 
 
 def integer(value: int, *, tag: int = 0x02) -> bytes:
     """A non-negative INTEGER; with tag 0x0A an ENUMERATED."""
-    return _element(tag, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+    return element(tag, value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 
 def enumerated(value: int) -> bytes:
@@ -38,7 +39,7 @@ def enumerated(value: int) -> bytes:
 
 def boolean(value: bool) -> bytes:
     """A BOOLEAN."""
-    return _element(0x01, b"\xff" if value else b"\x00")
+    return element(0x01, b"\xff" if value else b"\x00")
 
 
 def oid(*arcs: int) -> bytes:
@@ -49,7 +50,7 @@ def oid(*arcs: int) -> bytes:
         while arc := arc >> 7:
             groups.append(0x80 | arc & 0x7F)
         content += bytes(reversed(groups))
-    return _element(0x06, bytes(content))
+    return element(0x06, bytes(content))
 
 
 def intel_pairs(values: Mapping[int, bytes], *, below: tuple[int, ...] = ()) -> bytes:
