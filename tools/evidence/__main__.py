@@ -10,12 +10,14 @@ from typing import Final
 
 from leasehold.core.crypto import sha256
 from leasehold.errors import LeaseholdError
-from tools.evidence import intel
+from tools.evidence import intel, ratls, tpm
 from tools.evidence.common import Check, Replay
 
 REPLAYS: Final[Mapping[str, Replay]] = {
     "sgx": intel.replay,
     "tdx": intel.replay,
+    "tpm": tpm.replay,
+    "ratls": ratls.replay,
 }
 
 
