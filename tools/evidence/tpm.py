@@ -90,7 +90,10 @@ def check_hcl(case: Path, expected: Mapping[str, Any]) -> Check:
         "hash_type": "sha256",
         "runtime_data_sha256": report.runtime_sha256.hex(),
         "hardware_report_data": report.hardware_data.hex(),
-        "vm_configuration": report.runtime.vm_configuration,
+        "vm_configuration": {
+            name: json.loads(bytes(value))
+            for name, value in report.runtime.vm_configuration.items()
+        },
         "user_data": report.runtime.user_data,
     }
     return compare("hcl", expected, got)

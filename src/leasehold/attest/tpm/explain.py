@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
 from leasehold.attest.describe import Description, Field, Section, plain
 from leasehold.attest.tpm import hcl, quote
 from leasehold.attest.tpm.quote import Attest, Selection, Signature
@@ -165,7 +163,7 @@ def _runtime(report: hcl.HclReport) -> tuple[Section, ...]:
     settings = tuple(
         Field(
             plain(name),
-            plain(msgspec.json.encode(value).decode()),
+            plain(bytes(value).decode("utf-8", "replace")),
             _SETTINGS.get(name, "set by Azure for this VM"),
         )
         for name, value in runtime.vm_configuration.items()

@@ -74,10 +74,10 @@ class Jwk(msgspec.Struct, frozen=True):
 
 
 class Runtime(msgspec.Struct, frozen=True, rename="kebab"):
-    """What the paravisor says of this VM; other claims are passed over."""
+    """What the paravisor says of this VM; other claims are passed over, and settings are left as they came."""
 
     keys: Annotated[tuple[Jwk, ...], msgspec.Meta(max_length=16)]
-    vm_configuration: dict[str, object] = {}
+    vm_configuration: dict[str, msgspec.Raw] = {}
     user_data: str = ""
 
 
@@ -139,7 +139,7 @@ def parse_hcl(data: bytes) -> HclReport:
 def _runtime(body: bytes) -> Runtime:
     try:
         return msgspec.json.decode(body, type=Runtime)
-    except (msgspec.DecodeError, RecursionError) as cause:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
         raise BadEvidence(about="HCL runtime data", got=str(cause)) from cause
 
 
