@@ -25,6 +25,13 @@ from leasehold.errors import CollateralMissing, LeaseholdError
 from tools.evidence import intel
 from tools.evidence.common import Check, compare, instant, judge
 
+# Extensions that are recorded with a remark.
+_EXTENSIONS: Final[Mapping[str, str]] = {
+    "0.6.9.42.840.113741.1337.6 (malformed legacy OID, as DER really has it)": "0.6.9.42.840.113741.1337.6",
+    "1.2.840.113741.1.13.1 (bare quote)": "1.2.840.113741.1.13.1",
+    "1.3.6.1.5.5.7.1.35 (id-pe-cmw)": "1.3.6.1.5.5.7.1.35",
+}
+
 # Where the recorded sentence says which scheme's rule holds; `check_binding` tries the rule itself.
 _RULES: Final[Mapping[str, tuple[RaTlsScheme, ...]]] = {
     "SHA-256 of the claims buffer (DICE) / SHA-256 of the DER SubjectPublicKeyInfo (legacy quote)": (
@@ -85,8 +92,7 @@ def check_binding(found: RaTls, expected: Mapping[str, Any]) -> Check:
     if len(tags) == 1:
         told["cbor_tag"] = int(tags.pop().removeprefix("CBOR tag "))
     recorded = dict(expected)
-    # What stands after the OID is a remark on how it is written.
-    recorded["extensions"] = [text.split(" ")[0] for text in expected["extensions"]]
+    recorded["extensions"] = [_EXTENSIONS.get(text, text) for text in expected["extensions"]]
     rule = _RULES.get(expected["report_data"])
     recorded["report_data"] = expected["report_data"] if rule is None else [*rule]
     return compare("binding", recorded, told)

@@ -8,10 +8,17 @@ from typing import Final, NamedTuple
 import msgspec
 from tests.attest.bench import make_bench
 
-from leasehold.attest import certificate, der, manifest
+from leasehold.attest import cbor, certificate, der, manifest
 from leasehold.attest.intel import pck, pcs, quote
+from leasehold.attest.ratls import cmw
+from leasehold.attest.ratls import explain as ratls_explain
+from leasehold.attest.tpm import explain as tpm_explain
+from leasehold.attest.tpm import hcl
 from leasehold.core.encoding import from_json
 from leasehold.core.evidence import Evidence
+from leasehold_simtee import hcl as simulated_hcl
+from leasehold_simtee import ratls as simulated_ratls
+from leasehold_simtee import tpm as simulated_tpm
 
 
 class Target(NamedTuple):
@@ -38,6 +45,34 @@ def _read_set(data: bytes) -> object:
     return pcs.read_facts(pcs.parse_collateral(data))
 
 
+def _read_hcl(data: bytes) -> object:
+    return hcl.attestation_key(hcl.parse_hcl(data).runtime)
+
+
+def _hcl() -> bytes:
+    runtime = simulated_hcl.runtime_data(simulated_tpm.rsa_key())
+    return simulated_hcl.report(bytes(hcl.HARDWARE_BYTES), runtime, kind=hcl.SNP)
+
+
+def _tpm() -> list[bytes]:
+    tpm = simulated_tpm.SimulatedTpm(simulated_tpm.rsa_key())
+    attest = tpm.attest(bytes(32))
+    return [attest, tpm.sign(attest), _hcl()]
+
+
+_CMW_RECORD: Final = simulated_ratls.cbor({"a": ["application/eat+cwt", b"value", 4]})
+
+
+def _ratls() -> list[bytes]:
+    key = simulated_tpm.rsa_key()
+    extensions = {
+        simulated_ratls.DICE: simulated_ratls.dice(lambda _: _quote(), simulated_ratls.claims(key)),
+        simulated_ratls.GRAMINE: _quote(),
+        simulated_ratls.CMW: bytes((0x04, len(_CMW_RECORD))) + _CMW_RECORD,
+    }
+    return [simulated_ratls.certificate(key, extensions)]
+
+
 TARGETS: Final[Mapping[str, Target]] = {
     "der": Target(der.parse_der, lambda: [_chain()[0].der]),
     "certificate": Target(
@@ -55,6 +90,17 @@ TARGETS: Final[Mapping[str, Target]] = {
     ),
     "intel-collateral": Target(_read_set, lambda: [_collateral()]),
     "manifest": Target(manifest.read_policy, lambda: [manifest.render(make_bench().manifest)]),
+    "hcl": Target(_read_hcl, lambda: [_hcl()]),
+    "tpm": Target(tpm_explain.recognise, _tpm),
+    "cbor": Target(cbor.parse_cbor, lambda: [_CMW_RECORD]),
+    "cmw": Target(
+        lambda data: cmw.read_cmw(der.parse_der(data)),
+        lambda: [
+            bytes((0x04, len(_CMW_RECORD))) + _CMW_RECORD,
+            b'\x0c\x12{"a":["t","dg",4]}',
+        ],
+    ),
+    "ratls": Target(ratls_explain.recognise, _ratls),
     "evidence": Target(
         lambda data: from_json(data, Evidence),
         lambda: [msgspec.json.encode(make_bench().evidence)],
