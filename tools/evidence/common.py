@@ -39,7 +39,8 @@ REASONS: Final[Mapping[str, tuple[type[LeaseholdError], ...]]] = {
     "service-td-bound": (WrongAttributes,),
     "tcb-level-unrecognised": (TcbNotCurrent,),
     "collateral-expired": (CollateralNotCurrent,),
-    "collateral-not-yet-valid": (CollateralNotCurrent,),
+    # before its collateral was issued, a machine's own certificate may not have been valid either
+    "collateral-not-yet-valid": (CollateralNotCurrent, CertificateRejected),
     "certificate-expired": (CertificateRejected,),
     "certificate-not-yet-valid": (CertificateRejected,),
     "certificate-revoked": (CertificateRevoked,),

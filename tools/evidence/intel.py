@@ -11,8 +11,9 @@ from leasehold.attest.collateral import CollateralStore, Document, HeldCollatera
 from leasehold.attest.intel.dcap import CHAIN_LENGTH
 from leasehold.attest.intel.pck import parse_pck
 from leasehold.attest.intel.pcs import Ca, Collateral, Facts, Tee, parse_collateral, read_facts
-from leasehold.attest.intel.quote import parse_quote
-from leasehold.attest.intel.reference import SGX_DEBUG
+from leasehold.attest.intel.quote import Quote, parse_quote, parse_td_quote
+from leasehold.attest.intel.reference import SGX_DEBUG, TD_SEPT_VE_DISABLE
+from leasehold.attest.intel.report import Report, TdReport
 from leasehold.attest.reference import Simulated, Waiver
 from leasehold.attest.tcb import check_tcb
 from leasehold.attest.verdict import Appraisal
@@ -60,50 +61,88 @@ def replay(case: Path, expected: Mapping[str, Any]) -> Iterator[Check]:
 
 def check_parse(case: Path, expected: Mapping[str, Any]) -> Check:
     """Our parsers read the recorded fields out of the main file."""
-    quote = parse_quote((case / "quote.bin").read_bytes())
-    chain = read_chain(quote.chain_pem, count=CHAIN_LENGTH, about=case.name, error=BadEvidence)
-    pck, report = parse_pck(chain[0].sgx_extension), quote.report
-    got: dict[str, dict[str, Any]] = {
-        "header": {
-            "version": quote.version,
-            "att_key_type": quote.key_type,
-            "tee_type": quote.tee_type,
-            "qe_vendor_id": quote.qe_vendor.hex(),
-            "user_data": quote.user_data.hex(),
-            "qe_svn": quote.qe_svn,
-            "pce_svn": quote.pce_svn,
-            "signed_len": 432,
-            "auth_data_len": len(quote.data) - 436,
-            "quote_len": len(quote.data),
-        },
-        "report": {
-            "cpu_svn": report.cpu_svn.hex(),
-            "misc_select": report.misc_select,
-            "isv_ext_prod_id": report.isv_ext_prod_id.hex(),
-            "attributes_flags": f"{report.flags:016x}",
-            "attributes_xfrm": f"{report.xfrm:016x}",
-            "debug": bool(report.flags & SGX_DEBUG),
-            "mr_enclave": report.mr_enclave.hex(),
-            "mr_signer": report.mr_signer.hex(),
-            "config_id": report.config_id.hex(),
-            "isv_prod_id": report.isv_prod_id,
-            "isv_svn": report.isv_svn,
-            "config_svn": report.config_svn,
-            "isv_family_id": report.isv_family_id.hex(),
-            "report_data": report.report_data.hex(),
-        },
-        "pck": {
-            "fmspc": pck.fmspc.hex(),
-            "ca": "platform" if "Platform" in chain[1].name else "processor",
-            "ppid": pck.ppid.hex(),
-            "cpu_svn": pck.cpu_svn.hex(),
-            "pce_svn": pck.pce_svn,
-            "pce_id": pck.pce_id.hex(),
-            "sgx_type": pck.sgx_type,
-            "platform_instance_id": pck.platform_instance_id and pck.platform_instance_id.hex(),
-        },
+    data = (case / "quote.bin").read_bytes()
+    got: dict[str, Any]
+    if case.parent.name == "tdx":
+        td_quote = parse_td_quote(data)
+        got = {"header": _header(td_quote), "report": _td_report(td_quote.report)}
+        pem = td_quote.chain_pem
+    else:
+        quote = parse_quote(data)
+        got = {"header": _header(quote), "report": _report(quote.report)}
+        pem = quote.chain_pem
+    chain = read_chain(pem, count=CHAIN_LENGTH, about=case.name, error=BadEvidence)
+    pck = parse_pck(chain[0].sgx_extension)
+    got["pck"] = {
+        "fmspc": pck.fmspc.hex(),
+        "ca": "platform" if "Platform" in chain[1].name else "processor",
+        "ppid": pck.ppid.hex(),
+        "cpu_svn": pck.cpu_svn.hex(),
+        "pce_svn": pck.pce_svn,
+        "pce_id": pck.pce_id.hex(),
+        "sgx_type": pck.sgx_type,
+        "platform_instance_id": pck.platform_instance_id and pck.platform_instance_id.hex(),
     }
     return compare("parse", expected, got)
+
+
+def _header(quote: Quote[Any]) -> dict[str, Any]:
+    return {
+        "version": quote.version,
+        "att_key_type": quote.key_type,
+        "tee_type": quote.tee_type,
+        "qe_vendor_id": quote.qe_vendor.hex(),
+        "user_data": quote.user_data.hex(),
+        "qe_svn": quote.qe_svn,
+        "pce_svn": quote.pce_svn,
+        "body_type": quote.body_type,
+        "body_size": len(quote.report_bytes),
+        "signed_len": quote.signed,
+        "auth_data_len": len(quote.data) - quote.signed - 4,
+        "quote_len": len(quote.data),
+    }
+
+
+def _report(report: Report) -> dict[str, Any]:
+    return {
+        "cpu_svn": report.cpu_svn.hex(),
+        "misc_select": report.misc_select,
+        "isv_ext_prod_id": report.isv_ext_prod_id.hex(),
+        "attributes_flags": f"{report.flags:016x}",
+        "attributes_xfrm": f"{report.xfrm:016x}",
+        "debug": bool(report.flags & SGX_DEBUG),
+        "mr_enclave": report.mr_enclave.hex(),
+        "mr_signer": report.mr_signer.hex(),
+        "config_id": report.config_id.hex(),
+        "isv_prod_id": report.isv_prod_id,
+        "isv_svn": report.isv_svn,
+        "config_svn": report.config_svn,
+        "isv_family_id": report.isv_family_id.hex(),
+        "report_data": report.report_data.hex(),
+    }
+
+
+def _td_report(report: TdReport) -> dict[str, Any]:
+    got: dict[str, Any] = {
+        "tee_tcb_svn": report.tee_tcb_svn.hex(),
+        "mr_seam": report.mr_seam.hex(),
+        "mr_signer_seam": report.mr_signer_seam.hex(),
+        "seam_attributes": report.seam_attributes.to_bytes(8, "little").hex(),
+        "td_attributes": report.td_attributes.to_bytes(8, "little").hex(),
+        "xfam": report.xfam.to_bytes(8, "little").hex(),
+        "mr_td": report.mr_td.hex(),
+        "mr_config_id": report.mr_config_id.hex(),
+        "mr_owner": report.mr_owner.hex(),
+        "mr_owner_config": report.mr_owner_config.hex(),
+        "report_data": report.report_data.hex(),
+        "debug": bool(report.td_attributes & 1),
+        "sept_ve_disable": bool(report.td_attributes & TD_SEPT_VE_DISABLE),
+    }
+    got |= {f"rtmr{at}": value.hex() for at, value in enumerate(report.rtmr)}
+    if report.v15 is not None:
+        got["tee_tcb_svn2"] = report.v15.tee_tcb_svn2.hex()
+        got["mr_service_td"] = report.v15.mr_service_td.hex()
+    return got
 
 
 def check_verdict(case: Path, expected: Mapping[str, Any]) -> Check:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 from leasehold.attest.collateral import CollateralStore
-from leasehold.attest.intel import sgx
+from leasehold.attest.intel import sgx, tdx
 from leasehold.attest.manifest import Manifest, check_current
 from leasehold.attest.nvidia.devices import appraise_devices
 from leasehold.attest.platform import Platform
@@ -31,7 +31,7 @@ from leasehold.errors import (
 )
 
 PLATFORMS: Final[Mapping[str, Platform]] = MappingProxyType(
-    {row.name: row for row in (sgx.PLATFORM, tpm.PLATFORM)}
+    {row.name: row for row in (sgx.PLATFORM, tdx.PLATFORM, tpm.PLATFORM)}
 )
 
 

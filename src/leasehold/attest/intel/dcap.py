@@ -33,6 +33,7 @@ from leasehold.errors import (
     TcbRevoked,
     UnsupportedEvidence,
     UntrustedRoot,
+    WrongAttributes,
     WrongSignerRole,
 )
 
@@ -43,6 +44,12 @@ _CHAIN_FAILED: Final = "Failed to verify certificate chain"
 # that is not listed here is EvidenceRejected all the same.
 _REASONS: Final[tuple[tuple[str, type[LeaseholdError]], ...]] = (
     ("Debug mode is enabled", DebugEnclave),
+    ("SEPT_VE_DISABLE is not enabled", WrongAttributes),
+    ("TD migration is enabled", WrongAttributes),
+    ("TD profiling is enabled", WrongAttributes),
+    ("SERVTD_EXT is enabled", WrongAttributes),
+    ("Reserved bits in TD", WrongAttributes),
+    ("Invalid MR service TD", WrongAttributes),
     ("TCB status is invalid: Revoked", TcbRevoked),
     ("No matching TCB level", TcbNotCurrent),
     ("TCBInfo expired", CollateralNotCurrent),

@@ -1,54 +1,52 @@
-"""SGX quotes, version 3, and the enclave report inside: bytes in, fields out, nothing believed.
+"""Intel's quotes: SGX version 3, TDX versions 4 and 5. Bytes in, fields out, nothing believed.
 
-Source: Intel SGX ECDSA Quote Library Reference (sgx_quote_3.h) and Intel SDM vol. 3D, REPORT. All
-integers are little-endian. Every length is checked before anything is read.
+Source: Intel DCAP, sgx_quote_3.h, sgx_quote_4.h, sgx_quote_5.h. All integers are little-endian. Every
+length is checked before anything is read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, TypeVar
 
+from leasehold.attest.intel.report import (
+    REPORT_BYTES,
+    TD10_BYTES,
+    TD15_BYTES,
+    TD15EX_BYTES,
+    Report,
+    TdReport,
+    parse_report,
+    parse_td_report,
+    u16,
+    u32,
+)
 from leasehold.core.units import KIB
 from leasehold.errors import BadEvidence, UnsupportedEvidence
 
-QUOTE_BYTES_MAX: Final = (
-    32 * KIB
-)  # a v3 quote is ~5 KiB; some clouds pad theirs with zeros to 8,000
+QUOTE_BYTES_MAX: Final = 32 * KIB  # a quote is ~5 KiB; some clouds pad theirs with zeros to 8,000
 INTEL_QE_VENDOR: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
-REPORT_BYTES: Final = 384
+SGX: Final = 0
+TDX: Final = 0x81
 _HEADER_BYTES: Final = 48
-_LENGTH_AT: Final = _HEADER_BYTES + REPORT_BYTES
-_AUTH_AT: Final = _LENGTH_AT + 4
-_VERSION: Final = 3
 _ECDSA_P256: Final = 2
 _PEM_CHAIN: Final = 5
+_QE_REPORT_CERTIFICATION: Final = 6
 _KEY_BYTES: Final = 64
 _SIGNATURE_BYTES: Final = 64
+_TD_BODIES: Final = {2: TD10_BYTES, 3: TD15_BYTES, 4: TD15EX_BYTES}
+
+R = TypeVar("R", Report, TdReport)
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What the processor says of an enclave; `flags` and `xfrm` are the two halves of ATTRIBUTES."""
+class Quote(Generic[R]):
+    """A parsed quote. `data` is all of it without padding, `report_bytes` the bytes of `report`.
 
-    cpu_svn: bytes
-    misc_select: int
-    isv_ext_prod_id: bytes
-    flags: int
-    xfrm: int
-    mr_enclave: bytes
-    mr_signer: bytes
-    config_id: bytes
-    isv_prod_id: int
-    isv_svn: int
-    config_svn: int
-    isv_family_id: bytes
-    report_data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Quote:
-    """A parsed quote. `data` is all of it without padding, `report_bytes` the 384 bytes of `report`."""
+    `body_type` is version 5's own field, None before. The first `signed` bytes are what the
+    attestation key signs. `qe_report` is the quoting enclave's.
+    """
 
     version: int
     key_type: int
@@ -57,99 +55,138 @@ class Quote:
     pce_svn: int
     qe_vendor: bytes
     user_data: bytes
-    report: Report
+    body_type: int | None
+    report: R
     report_bytes: bytes
+    signed: int
+    qe_report: Report
     chain_pem: bytes
     data: bytes
 
 
-def _u16(data: bytes, at: int) -> int:
-    return int.from_bytes(data[at : at + 2], "little")
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where one version of a quote keeps its body."""
+
+    body_type: int | None
+    body: int
+    end: int
+    is_nested: bool  # from version 4 on the QE report is itself certification data
 
 
-def _u32(data: bytes, at: int) -> int:
-    return int.from_bytes(data[at : at + 4], "little")
-
-
-def _u64(data: bytes, at: int) -> int:
-    return int.from_bytes(data[at : at + 8], "little")
-
-
-def parse_report(data: bytes) -> Report:
-    """The fields of a 384-byte enclave report body. Raises BadEvidence."""
-    if len(data) != REPORT_BYTES:
-        raise BadEvidence(about="enclave report", got=len(data), expected=f"{REPORT_BYTES} bytes")
-    return Report(
-        cpu_svn=data[0:16],
-        misc_select=_u32(data, 16),
-        isv_ext_prod_id=data[32:48],
-        flags=_u64(data, 48),
-        xfrm=_u64(data, 56),
-        mr_enclave=data[64:96],
-        mr_signer=data[128:160],
-        config_id=data[192:256],
-        isv_prod_id=_u16(data, 256),
-        isv_svn=_u16(data, 258),
-        config_svn=_u16(data, 260),
-        isv_family_id=data[304:320],
-        report_data=data[320:384],
-    )
-
-
-def parse_quote(data: bytes) -> Quote:
-    """V-3: the fields of an SGX quote v3 that carries its certificate chain.
+def parse_quote(data: bytes) -> Quote[Report]:
+    """V-3: the fields of an SGX quote, version 3, that carries its certificate chain.
 
     Zero padding is cut off; anything else after the end is refused. Raises BadEvidence, and
     UnsupportedEvidence for other versions, key types, platforms, vendors and certification data.
     """
-    if not _AUTH_AT <= len(data) <= QUOTE_BYTES_MAX:
+    _check_header(data, versions=(3,), tee_type=SGX)
+    layout = _Layout(None, _HEADER_BYTES, _HEADER_BYTES + REPORT_BYTES, is_nested=False)
+    return _parse(data, layout, parse_report)
+
+
+def parse_td_quote(data: bytes) -> Quote[TdReport]:
+    """X-1: the fields of a TDX quote, version 4 or 5, that carries its certificate chain.
+
+    Raises as `parse_quote` does.
+    """
+    _check_header(data, versions=(4, 5), tee_type=TDX)
+    return _parse(data, _td_layout(data), parse_td_report)
+
+
+def tee_type_of(data: bytes) -> int:
+    """The platform that a quote's header names, unchecked; SGX for what is too short to name one."""
+    return u32(data, 4) if data[:2] in (b"\x04\0", b"\x05\0") else SGX
+
+
+def _check_header(data: bytes, *, versions: tuple[int, ...], tee_type: int) -> None:
+    if not _HEADER_BYTES <= len(data) <= QUOTE_BYTES_MAX:
         raise BadEvidence(
-            about="quote size", got=len(data), expected=f"{_AUTH_AT} to {QUOTE_BYTES_MAX} bytes"
+            about="quote size",
+            got=len(data),
+            expected=f"{_HEADER_BYTES} to {QUOTE_BYTES_MAX} bytes",
         )
-    _check_header(data)
-    end = _AUTH_AT + _u32(data, _LENGTH_AT)
+    if u16(data, 0) not in versions:
+        expected = " or ".join(map(str, versions))
+        raise UnsupportedEvidence(about="quote version", got=u16(data, 0), expected=expected)
+    for about, got, wanted in (
+        ("attestation key type", u16(data, 2), _ECDSA_P256),
+        ("platform type", u32(data, 4), tee_type),
+        ("QE vendor", data[12:28].hex(), INTEL_QE_VENDOR.hex()),
+    ):
+        if got != wanted:
+            raise UnsupportedEvidence(about=about, got=got, expected=wanted)
+
+
+def _td_layout(data: bytes) -> _Layout:
+    """Version 4 has one body; version 5 says which, and how long it is."""
+    if u16(data, 0) == 4:
+        return _Layout(None, _HEADER_BYTES, _HEADER_BYTES + TD10_BYTES, is_nested=True)
+    kind, size, at = u16(data, 48), u32(data, 50), _HEADER_BYTES + 6
+    if kind not in _TD_BODIES:
+        raise UnsupportedEvidence(
+            about="quote body type", got=kind, expected=" or ".join(map(str, _TD_BODIES))
+        )
+    if size != _TD_BODIES[kind]:
+        raise BadEvidence(about="quote body", got=size, expected=f"{_TD_BODIES[kind]} bytes")
+    return _Layout(kind, at, at + size, is_nested=True)
+
+
+def _parse(data: bytes, layout: _Layout, parse_body: Callable[[bytes], R]) -> Quote[R]:
+    auth = layout.end + 4
+    if len(data) < auth:
+        raise BadEvidence(about="quote size", got=len(data), expected=f"at least {auth} bytes")
+    end = auth + u32(data, layout.end)
     if end > len(data):
         raise BadEvidence(about="quote", got=f"{len(data)} bytes", expected=f"{end} bytes")
     if any(data[end:]):
         raise BadEvidence(about="quote", got="bytes after the end", expected="nothing but zeros")
-    report_bytes = data[_HEADER_BYTES:_LENGTH_AT]
+    report_bytes = data[layout.body : layout.end]
+    qe_report, chain_pem = _certification(data[auth:end], is_nested=layout.is_nested)
+    is_old = u16(data, 0) == 3
     return Quote(
-        version=_u16(data, 0),
-        key_type=_u16(data, 2),
-        tee_type=_u32(data, 4),
-        qe_svn=_u16(data, 8),
-        pce_svn=_u16(data, 10),
+        version=u16(data, 0),
+        key_type=u16(data, 2),
+        tee_type=u32(data, 4),
+        qe_svn=u16(data, 8) if is_old else 0,
+        pce_svn=u16(data, 10) if is_old else 0,
         qe_vendor=data[12:28],
         user_data=data[28:48],
-        report=parse_report(report_bytes),
+        body_type=layout.body_type,
+        report=parse_body(report_bytes),
         report_bytes=report_bytes,
-        chain_pem=_chain(data[_AUTH_AT:end]),
+        signed=layout.end,
+        qe_report=parse_report(qe_report),
+        chain_pem=chain_pem,
         data=data[:end],
     )
 
 
-def _check_header(data: bytes) -> None:
-    for about, got, expected in (
-        ("quote version", _u16(data, 0), _VERSION),
-        ("attestation key type", _u16(data, 2), _ECDSA_P256),
-        ("platform type", _u32(data, 4), 0),
-        ("QE vendor", data[12:28].hex(), INTEL_QE_VENDOR.hex()),
-    ):
-        if got != expected:
-            raise UnsupportedEvidence(about=about, got=got, expected=expected)
+def _certification(auth: bytes, *, is_nested: bool) -> tuple[bytes, bytes]:
+    """The QE report and the PEM chain in the authentication data.
+
+    Version 3: signature, key, QE report, its signature, QE data, chain. Later versions put all from the
+    QE report on into certification data of a type of its own.
+    """
+    at = _SIGNATURE_BYTES + _KEY_BYTES
+    if is_nested:
+        auth, at = _certification_data(auth, at, _QE_REPORT_CERTIFICATION), 0
+    report_end = at + REPORT_BYTES
+    qe_data = report_end + _SIGNATURE_BYTES
+    if len(auth) < qe_data + 2:
+        raise BadEvidence(about="authentication data", got=len(auth), expected=f"> {qe_data} bytes")
+    chain_at = qe_data + 2 + u16(auth, qe_data)
+    chain = _certification_data(auth, chain_at, _PEM_CHAIN)
+    return auth[at:report_end], chain.rstrip(b"\0")
 
 
-def _chain(auth: bytes) -> bytes:
-    """The PEM chain at the end of the authentication data: signature, key, QE report, QE data, chain."""
-    at = _SIGNATURE_BYTES + _KEY_BYTES + REPORT_BYTES + _SIGNATURE_BYTES
-    if len(auth) < at + 2:
-        raise BadEvidence(about="authentication data", got=len(auth), expected=f"> {at} bytes")
-    at += 2 + _u16(auth, at)
-    if len(auth) < at + 6:
-        raise BadEvidence(about="QE authentication data", got=len(auth), expected=f"> {at} bytes")
-    kind, size = _u16(auth, at), _u32(auth, at + 2)
-    if kind != _PEM_CHAIN:
-        raise UnsupportedEvidence(about="certification data", got=kind, expected=_PEM_CHAIN)
-    if len(auth) != at + 6 + size:
-        raise BadEvidence(about="certification data", got=len(auth) - at - 6, expected=size)
-    return auth[at + 6 :].rstrip(b"\0")
+def _certification_data(data: bytes, at: int, kind: int) -> bytes:
+    """The certification data of this type at `at`, which must be the last thing in `data`."""
+    if len(data) < at + 6:
+        raise BadEvidence(about="certification data", got=len(data), expected=f"> {at + 6} bytes")
+    if u16(data, at) != kind:
+        raise UnsupportedEvidence(about="certification data", got=u16(data, at), expected=kind)
+    size = u32(data, at + 2)
+    if len(data) != at + 6 + size:
+        raise BadEvidence(about="certification data", got=len(data) - at - 6, expected=size)
+    return data[at + 6 :]

@@ -5,27 +5,25 @@ Refuses to know nonces and keys: the binding is `verify`'s.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from leasehold.attest.collateral import CollateralStore
-from leasehold.attest.intel import dcap
-from leasehold.attest.intel.pck import Pck, instance_of, parse_pck, platform_findings
-from leasehold.attest.intel.quote import Quote, Report, parse_quote
+from leasehold.attest.intel import authentic
+from leasehold.attest.intel.authentic import Authentic
+from leasehold.attest.intel.pck import instance_of, platform_findings
+from leasehold.attest.intel.quote import parse_quote
 from leasehold.attest.intel.reference import SGX_DEBUG, Sgx
-from leasehold.attest.intel.roots import decide_anchor
+from leasehold.attest.intel.report import Report
 from leasehold.attest.manifest import Manifest
 from leasehold.attest.platform import Platform
 from leasehold.attest.reference import Simulated
 from leasehold.attest.tcb import check_tcb, with_waiver
-from leasehold.attest.verdict import Appraisal, Measurement, TcbStatus, Trust
-from leasehold.attest.x509 import read_chain
+from leasehold.attest.verdict import Appraisal, Measurement
 from leasehold.core.evidence import Evidence
 from leasehold.core.units import Instant
 from leasehold.errors import (
-    BadEvidence,
     DebugEnclave,
     EnclaveTooOld,
     EvidenceRejected,
@@ -40,37 +38,13 @@ from leasehold.errors import (
 NAME: Final = "sgx"
 
 
-@dataclass(frozen=True, slots=True)
-class Authentic:
-    """A quote that a genuine machine made (or a simulated one: see `trust`), not yet judged."""
-
-    quote: Quote
-    pck: Pck
-    trust: Trust
-    status: TcbStatus
-    advisories: tuple[str, ...]
-    ends: Instant
-
-
 def authenticate(
     data: bytes, collateral: CollateralStore, *, simulated: Simulated | None, now: Instant
-) -> Authentic:
+) -> Authentic[Report]:
     """V-3 to V-10: the quote is of the right form and a machine under a trusted root made it."""
     quote = parse_quote(data)  # V-3
-    chain = read_chain(
-        quote.chain_pem, count=dcap.CHAIN_LENGTH, about="PCK certificate chain", error=BadEvidence
-    )
-    pck = parse_pck(chain[0].sgx_extension)  # V-4
-    anchor = decide_anchor(chain[-1], simulated)  # V-5
-    authority = dcap.check_pck_chain(chain, anchor, now=now)  # V-6
-    facts = collateral.find(fmspc=pck.fmspc.hex(), ca=authority, tee="sgx")  # V-7
-    dcap.check_collateral(facts, anchor, authority=chain[1], pck=pck, tee="sgx", now=now)  # V-8
-    claims = dcap.authenticate(quote.data, facts, anchor, chain=chain, now=now)  # V-9
-    dcap.check_agreement(claims, pck)  # V-10
-    _check_same_report(claims.report, quote)
-    ends = min(facts.ends, claims.ends, *(certificate.ends for certificate in chain))
-    return Authentic(
-        quote, pck, anchor.trust, claims.tcb.status, claims.tcb.advisory_ids, Instant(ends)
+    return authentic.authenticate(
+        quote, "sgx", collateral, claimed_report=claimed_report, simulated=simulated, now=now
     )
 
 
@@ -109,16 +83,12 @@ class _ClaimedBody(msgspec.Struct, frozen=True, rename={"enclave": "SgxEnclave"}
     enclave: _ClaimedReport
 
 
-def _check_same_report(claimed: msgspec.Raw, quote: Quote) -> None:
-    """V-10: the report that dcap-qvl verified is, byte for byte, the one that we read."""
+def claimed_report(claims: bytes) -> bytes:
+    """The enclave report that dcap-qvl verified, from its claims. Raises EvidenceRejected."""
     try:
-        theirs = msgspec.json.decode(claimed, type=_ClaimedBody).enclave.data()
+        return msgspec.json.decode(claims, type=_ClaimedBody).enclave.data()
     except (msgspec.DecodeError, ValueError, OverflowError) as cause:
         raise EvidenceRejected(about="claims of dcap-qvl", got=str(cause)) from cause
-    if theirs != quote.report_bytes:
-        raise EvidenceRejected(
-            about="two readings of the report", got=theirs, expected=quote.report_bytes
-        )
 
 
 def check_reference(report: Report, expected: Sgx) -> None:
@@ -185,13 +155,13 @@ def appraise(
 
 def _authenticate(
     evidence: Evidence, collateral: CollateralStore, *, simulated: Simulated | None, now: Instant
-) -> Authentic:
+) -> Authentic[Report]:
     if evidence.endorsements:
         raise UnsupportedEvidence(about="endorsements", got=len(evidence.endorsements), expected=0)
     return authenticate(evidence.quote, collateral, simulated=simulated, now=now)
 
 
-def _observed(seen: Authentic) -> Appraisal:
+def _observed(seen: Authentic[Report]) -> Appraisal:
     report = seen.quote.report
     return Appraisal(
         platform=NAME,
