@@ -8,7 +8,9 @@ should hold.
 from __future__ import annotations
 
 import hashlib
+import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from leasehold.attest.signatures import Scheme, ecdsa_der, is_signed
@@ -24,6 +26,10 @@ SHA256: Final = 0x000B
 HASHES: Final = {0x0004: "sha1", SHA256: "sha256", 0x000C: "sha384", 0x000D: "sha512"}
 RSASSA: Final = 0x0014
 ECDSA: Final = 0x0018
+_ATTEST: Final = "TPMS_ATTEST"
+_SIGNATURE: Final = "TPMT_SIGNATURE"
+_HEAD: Final = struct.Struct(">IH")  # magic, type
+_STATE: Final = struct.Struct(">QIIBQI")  # clock, two counts, safe, firmware version, selections
 _RAW_RSA_BYTES: Final = (256, 384, 512)
 _BANKS_MAX: Final = 16  # TPM2_MAX_PCRS' HASH_COUNT in every TPM
 _SELECT_BYTES_MAX: Final = 4
@@ -79,84 +85,77 @@ class Signature:
     data: bytes
 
 
-class _Reader:
-    """Takes fields off the front; raises BadEvidence where there are not enough bytes."""
+def _sized(data: bytes, at: int, about: str) -> tuple[bytes, int]:
+    """The TPM2B (u16 size, bytes) at an offset, and the offset after it. Raises BadEvidence."""
+    end = at + 2 + int.from_bytes(data[at : at + 2], "big")
+    if at + 2 > len(data) or end > len(data):
+        raise BadEvidence(about=about, got=f"{len(data)} bytes", expected=f">= {max(end, at + 2)}")
+    return data[at + 2 : end], end
 
-    __slots__ = ("_about", "_at", "_data")
 
-    def __init__(self, data: bytes, about: str) -> None:
-        self._data, self._at, self._about = data, 0, about
-
-    def take(self, size: int) -> bytes:
-        end = self._at + size
-        if end > len(self._data):
-            raise BadEvidence(about=self._about, got=f"{len(self._data)} bytes", expected=end)
-        part = self._data[self._at : end]
-        self._at = end
-        return part
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "big")
-
-    def sized(self) -> bytes:
-        """A TPM2B: u16 size, bytes."""
-        return self.take(self.number(2))
-
-    def end(self) -> None:
-        if self._at != len(self._data):
-            raise BadEvidence(
-                about=self._about,
-                got=f"{len(self._data) - self._at} bytes more",
-                expected="no more",
-            )
+def _check_end(data: bytes, end: int, about: str) -> None:
+    if end != len(data):
+        raise BadEvidence(about=about, got=f"{len(data) - end} bytes more", expected="no more")
 
 
 def parse_attest(data: bytes) -> Attest:
     """H-1: the fields of a quote's TPMS_ATTEST. Raises BadEvidence; UnsupportedEvidence for other types."""
-    if len(data) > ATTEST_BYTES_MAX:
-        raise BadEvidence(about="TPMS_ATTEST", got=len(data), expected=f"<= {ATTEST_BYTES_MAX}")
-    reader = _Reader(data, "TPMS_ATTEST")
-    magic, kind = reader.number(4), reader.number(2)
+    if not _HEAD.size <= len(data) <= ATTEST_BYTES_MAX:
+        raise BadEvidence(about=_ATTEST, got=len(data), expected=f"<= {ATTEST_BYTES_MAX} bytes")
+    magic, kind = _HEAD.unpack_from(data)
     if magic != MAGIC:
         raise BadEvidence(about="TPMS_ATTEST magic", got=f"{magic:08x}", expected=f"{MAGIC:08x}")
     if kind != QUOTE:
         raise UnsupportedEvidence(about="TPMS_ATTEST type", got=f"{kind:04x}", expected="8018")
-    attest = Attest(
-        qualified_signer=reader.sized(),
-        extra_data=reader.sized(),
-        clock=reader.number(8),
-        reset_count=reader.number(4),
-        restart_count=reader.number(4),
-        safe=_flag(reader.number(1)),
-        firmware_version=reader.number(8),
-        selections=_selections(reader),
-        pcr_digest=reader.sized(),
+    signer, at = _sized(data, _HEAD.size, _ATTEST)
+    extra, at = _sized(data, at, _ATTEST)
+    if at + _STATE.size > len(data):
+        raise BadEvidence(
+            about=_ATTEST, got=f"{len(data)} bytes", expected=f">= {at + _STATE.size}"
+        )
+    clock, resets, restarts, safe, firmware, count = _STATE.unpack_from(data, at)
+    if safe > 1:  # TPMI_YES_NO (Part 2, 9.2)
+        raise BadEvidence(about="TPMS_ATTEST safe", got=safe, expected="0 or 1")
+    selections, at = _selections(data, at + _STATE.size, count)
+    digest, at = _sized(data, at, _ATTEST)
+    _check_end(data, at, _ATTEST)
+    return Attest(
+        qualified_signer=signer,
+        extra_data=extra,
+        clock=clock,
+        reset_count=resets,
+        restart_count=restarts,
+        safe=safe == 1,
+        firmware_version=firmware,
+        selections=selections,
+        pcr_digest=digest,
         data=data,
     )
-    reader.end()
-    return attest
 
 
-def _flag(value: int) -> bool:
-    """TPMI_YES_NO (Part 2, 9.2)."""
-    if value > 1:
-        raise BadEvidence(about="TPMS_ATTEST safe", got=value, expected="0 or 1")
-    return value == 1
-
-
-def _selections(reader: _Reader) -> tuple[Selection, ...]:
-    count = reader.number(4)
+def _selections(data: bytes, at: int, count: int) -> tuple[tuple[Selection, ...], int]:
+    """So many TPMS_PCR_SELECTIONs from an offset on, and the offset after them."""
     if count > _BANKS_MAX:
         raise BadEvidence(about="PCR selection", got=count, expected=f"<= {_BANKS_MAX} banks")
-    return tuple(_selection(reader) for _ in range(count))
+    found = []
+    for _ in range(count):
+        size = int.from_bytes(data[at + 2 : at + 3], "big")
+        end = at + 3 + size
+        if size > _SELECT_BYTES_MAX or end > len(data):
+            raise BadEvidence(
+                about="PCR selection", got=size, expected=f"<= {_SELECT_BYTES_MAX} bytes, all there"
+            )
+        bank = int.from_bytes(data[at : at + 2], "big")
+        found.append(Selection(bank, _indices(data[at + 3 : end])))
+        at = end
+    return tuple(found), at
 
 
-def _selection(reader: _Reader) -> Selection:
-    bank, size = reader.number(2), reader.number(1)
-    if size > _SELECT_BYTES_MAX:
-        raise BadEvidence(about="PCR selection", got=size, expected=f"<= {_SELECT_BYTES_MAX} bytes")
-    bitmap = int.from_bytes(reader.take(size), "little")  # PCR n is bit n % 8 of octet n / 8
-    return Selection(bank, tuple(n for n in range(8 * size) if bitmap >> n & 1))
+@lru_cache(maxsize=256)
+def _indices(bitmap: bytes) -> tuple[int, ...]:
+    """PCR n is bit n % 8 of octet n / 8."""
+    number = int.from_bytes(bitmap, "little")
+    return tuple(n for n in range(8 * len(bitmap)) if number >> n & 1)
 
 
 def parse_signature(data: bytes) -> Signature:
@@ -168,8 +167,7 @@ def parse_signature(data: bytes) -> Signature:
         raise BadEvidence(about="TPM signature", got=f"{len(data)} bytes", expected="a signature")
     if len(data) in _RAW_RSA_BYTES:
         return Signature(Scheme.RSA_SHA256, SHA256, data)
-    reader = _Reader(data, "TPMT_SIGNATURE")
-    kind, digest = reader.number(2), reader.number(2)
+    kind, digest = int.from_bytes(data[0:2], "big"), int.from_bytes(data[2:4], "big")
     scheme = _SCHEMES.get((kind, digest))
     if scheme is None:
         raise UnsupportedEvidence(
@@ -177,11 +175,11 @@ def parse_signature(data: bytes) -> Signature:
             got=f"algorithm {kind:04x}, hash {digest:04x}",
             expected="RSASSA or ECDSA with SHA-2",
         )
-    first = reader.sized()
+    first, at = _sized(data, 4, _SIGNATURE)
     if kind == ECDSA:
-        second = reader.sized()
+        second, at = _sized(data, at, _SIGNATURE)
         first = ecdsa_der(int.from_bytes(first, "big"), int.from_bytes(second, "big"))
-    reader.end()
+    _check_end(data, at, _SIGNATURE)
     return Signature(scheme, digest, first)
 
 

@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from leasehold.attest.certificate import read_certificate
@@ -20,6 +21,7 @@ from leasehold.attest.platform import Platform
 from leasehold.attest.reference import Simulated
 from leasehold.attest.tcb import check_tcb, with_waiver
 from leasehold.attest.tpm.quote import (
+    PCRS,
     Attest,
     Signature,
     check_pcrs,
@@ -54,6 +56,8 @@ HYPERVISOR_TRUSTED: Final = Finding(
     "vouched for by a TPM that the hypervisor's owner may have made: it proves nothing against them",
 )
 _PARTS: Final = 3
+_KEPT: Final = 256  # machines come back with every attestation
+_PCR_NAMES: Final = tuple(f"PCR{index}" for index in range(PCRS))
 _PEM: Final = re.compile(
     rb"-----BEGIN (PUBLIC KEY|CERTIFICATE)-----[ \t\r]*\n([A-Za-z0-9+/=\s]+?)-----END \1-----\s*"
 )
@@ -72,6 +76,7 @@ class Quoted:
     key_sha256: str
 
 
+@lru_cache(maxsize=_KEPT)
 def read_key(data: bytes) -> bytes:
     """H-3: the DER SubjectPublicKeyInfo in a key or an X.509 certificate, DER or PEM. Raises BadEvidence.
 
@@ -171,7 +176,7 @@ def measurements(quoted: Quoted) -> tuple[Measurement, ...]:
     """What the registers hold: the digest over all that were quoted, each one, and the firmware version."""
     return (
         Measurement("PCRDIGEST", quoted.attest.pcr_digest.hex()),
-        *(Measurement(f"PCR{index}", value.hex()) for index, value in quoted.pcrs.items()),
+        *(Measurement(_PCR_NAMES[index], value.hex()) for index, value in quoted.pcrs.items()),
         Measurement("TPMFIRMWARE", f"{quoted.attest.firmware_version:016x}"),
     )
 
