@@ -16,7 +16,7 @@ from leasehold.attest.manifest import Manifest, check_current
 from leasehold.attest.nvidia.devices import appraise_devices
 from leasehold.attest.platform import Platform
 from leasehold.attest.reference import Machine, Simulated
-from leasehold.attest.tpm import tpm
+from leasehold.attest.tpm import hcl, tpm
 from leasehold.attest.verdict import Appraisal, Verdict, weakest
 from leasehold.core.binding import Binding, check_binding
 from leasehold.core.crypto import sha256
@@ -31,7 +31,15 @@ from leasehold.errors import (
 )
 
 PLATFORMS: Final[Mapping[str, Platform]] = MappingProxyType(
-    {row.name: row for row in (sgx.PLATFORM, tdx.PLATFORM, tpm.PLATFORM)}
+    {
+        row.name: row
+        for row in (
+            sgx.PLATFORM,
+            tdx.PLATFORM,
+            tpm.PLATFORM,
+            hcl.azure("azure-tdx", hcl.TDX, tdx.PLATFORM),
+        )
+    }
 )
 
 
