@@ -10,12 +10,13 @@ from typing import Final
 
 from leasehold.core.crypto import sha256
 from leasehold.errors import LeaseholdError
-from tools.evidence import intel, ratls, tpm
+from tools.evidence import amd, intel, ratls, tpm
 from tools.evidence.common import Check, Replay
 
 REPLAYS: Final[Mapping[str, Replay]] = {
     "sgx": intel.replay,
     "tdx": intel.replay,
+    "snp": amd.replay,
     "tpm": tpm.replay,
     "ratls": ratls.replay,
 }

@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
+from leasehold.attest.amd import snp
 from leasehold.attest.collateral import CollateralStore
 from leasehold.attest.intel import sgx, tdx
 from leasehold.attest.manifest import Manifest, check_current
@@ -36,7 +37,9 @@ PLATFORMS: Final[Mapping[str, Platform]] = MappingProxyType(
         for row in (
             sgx.PLATFORM,
             tdx.PLATFORM,
+            snp.PLATFORM,
             tpm.PLATFORM,
+            hcl.azure("azure-snp", hcl.SNP, snp.PLATFORM),
             hcl.azure("azure-tdx", hcl.TDX, tdx.PLATFORM),
         )
     }
