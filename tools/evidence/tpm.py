@@ -7,7 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from leasehold.attest.signatures import Scheme
+from leasehold.attest.amd.endorsement import parse_endorsement
+from leasehold.attest.amd.report import SIGNED_BYTES, parse_report
+from leasehold.attest.amd.roots import Anchor
+from leasehold.attest.amd.snp import check_endorsement
+from leasehold.attest.certificate import read_certificates
+from leasehold.attest.intel.quote import parse_td_quote
+from leasehold.attest.signatures import Scheme, is_signed
 from leasehold.attest.tpm import hcl
 from leasehold.attest.tpm.quote import (
     ECDSA,
@@ -18,12 +24,14 @@ from leasehold.attest.tpm.quote import (
     parse_signature,
 )
 from leasehold.attest.tpm.tpm import authenticate, check_quoted, read_key
+from leasehold.attest.verdict import Trust
 from leasehold.core.evidence import Evidence
 from leasehold.errors import BadEvidence
 from tools.evidence.common import Check, compare, judge
 
 _HARDWARE: Final = {hcl.SNP: "snp", hcl.TDX: "tdx"}
 _SIGNATURES: Final = ("quote.sig", "quote.tpmt_signature")
+_TD_QUOTE: Final = "see td_quote.bin (a TDREPORT cannot be checked remotely; the TD quote is)"
 _SCHEMES: Final = {Scheme.RSA_SHA256: "RSASSA-PKCS1-v1_5 SHA-256"}
 
 
@@ -129,13 +137,32 @@ def _azure(case: Path, file: str) -> dict[str, Any]:
     data = (case / file).read_bytes()
     quoted = check_quoted(data, _signature(case), _values(case, data), key)
     hcl.check_bound(report, report.hardware_data)
+    if report.kind == hcl.TDX:
+        # A TDREPORT cannot be checked remotely: its TD quote must vouch for the same runtime data.
+        quote = parse_td_quote((case / "td_quote.bin").read_bytes())
+        hcl.check_bound(report, quote.report.report_data)
+        hardware: object = _TD_QUOTE
+    else:
+        hardware = _is_authentic(report.hardware, (case / "vcek.der").read_bytes())
     scheme = _SCHEMES.get(quoted.signature.scheme, quoted.signature.scheme.name)
     return {
         "outcome": "verified",
         "quote_signature": f"{scheme} by {hcl.AK_NAME}",
         "pcr_digest_matches": len(quoted.pcrs) > 0,
         "runtime_data_bound_to_hardware_report": True,
+        "hardware_report_signature_valid": hardware,
     }
+
+
+def _is_authentic(data: bytes, vcek: bytes) -> bool:
+    """Whether the chip that a VCEK is for signed an SNP report, at the patch level that it is for.
+
+    The case has no chain above the VCEK; those of the platform `snp` have.
+    """
+    snp, (leaf,) = parse_report(data), read_certificates(vcek, count_max=1)
+    said = parse_endorsement(leaf)
+    check_endorsement(snp, said, Anchor(Trust.PRODUCTION, said.product, ""))
+    return is_signed(leaf.spki, Scheme.ECDSA_SHA384, snp.data[:SIGNED_BYTES], snp.signature)
 
 
 def _signature(case: Path) -> bytes:
