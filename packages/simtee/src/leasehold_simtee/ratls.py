@@ -118,7 +118,7 @@ def certificate(
 ) -> bytes:
     """A self-signed certificate with these extensions, by their OIDs' content octets, in their order.
 
-    With `sha1` it says that its (RSA) signature is of SHA-1, which it is not: nobody checks it.
+    With `sha1` its signature is of SHA-1, as old RA-TLS certificates have it; the key then is an RSA key.
     """
     algorithm = _algorithm(key, null_parameters=null_parameters, sha1=sha1)
     common = asn1.sequence(asn1.oid(2, 5, 4, 3), asn1.element(0x0C, b"SIMULATED RA-TLS"))
@@ -138,7 +138,8 @@ def certificate(
         asn1.element(0xA3, asn1.sequence(*listed)),
     )
     if isinstance(key, rsa.RSAPrivateKey):
-        signature = key.sign(body, padding.PKCS1v15(), hashes.SHA256())
+        digest = hashes.SHA1() if sha1 else hashes.SHA256()  # noqa: S303 - what verifiers must refuse
+        signature = key.sign(body, padding.PKCS1v15(), digest)
     else:
         signature = key.sign(body, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
     return asn1.sequence(body, algorithm, asn1.element(0x03, b"\0" + signature))
