@@ -28,6 +28,8 @@ PAGES = [
     ("V", "evidence.md"),
     ("K", "evidence.md"),
     ("P", "manifest.md"),
+    ("E", "snp.md"),
+    ("X", "tdx.md"),
     ("H", "tpm.md"),
     ("Q", "ratls.md"),
 ]
