@@ -6,7 +6,10 @@ Nothing here is verified: a description says what the bytes say, and `verify` wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import NamedTuple
+
+from leasehold.core.units import Instant
 
 
 class Field(NamedTuple):
@@ -42,3 +45,11 @@ Recognise = Callable[[bytes], Description | None]
 
 Raises BadEvidence where they start like it and are malformed.
 """
+
+
+def utc(moment: Instant) -> str:
+    """A time for people: to the second, in UTC."""
+    try:
+        return f"{datetime.fromtimestamp(moment / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):  # beyond the year 9999
+        return f"{moment} ms after 1970"
