@@ -281,6 +281,13 @@ class UnknownMachine(Unproven):
     do = "Have the custodian add this machine's identity to the manifest, if it is one it lent to."
 
 
+class WrongDevices(UnknownMachine):
+    """The devices are not exactly those that the manifest lists for this machine."""
+
+    code = "wrong_devices"
+    do = "Attest every listed GPU and switch once; have the custodian list those that were exchanged."
+
+
 class UntrustedRoot(Unproven):
     """The evidence ends in a root that the manifest does not trust."""
 

@@ -57,6 +57,7 @@ class FindingCode(StrEnum):
     DEBUG = "debug"
     REVOCATION_UNKNOWN = "revocation_unknown"
     LOW_PRIVILEGE = "low_privilege"
+    NOT_COMPARED = "not_compared"
 
 
 class Finding(NamedTuple):
