@@ -213,3 +213,12 @@ def test_a_folder_that_is_a_file_is_trouble(bench: Bench, tmp_path: Path) -> Non
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(FileTrouble):
         FolderCollateral(tmp_path / "file").add(told(bench))
+
+
+def test_deeply_nested_collateral_is_refused(bench: Bench) -> None:
+    """What is inside a field that nobody reads must not end the verifier."""
+    deep = '{"x":' + "[" * 50_000 + "]" * 50_000 + "}"
+    for field in ("tcb_info", "qe_identity"):
+        changed = msgspec.structs.replace(told(bench), **{field: deep})
+        with pytest.raises(CollateralRejected):
+            HeldCollateral([changed])

@@ -112,7 +112,7 @@ def test_the_verdict_ends_with_the_first_thing_that_ends(bench: Bench) -> None:
 # V-1 to V-4: form --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("platform", ["", "SGX", "simulated", "tdx", "snp"])
+@pytest.mark.parametrize("platform", ["", "SGX", "simulated", "sev", "nitro"])
 def test_unlisted_platforms_are_refused(bench: Bench, platform: str) -> None:
     evidence = msgspec.structs.replace(bench.evidence, platform=platform)
     refused(bench, UnsupportedEvidence, evidence)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from leasehold.attest.amd.authentic import authenticate, check_roles
 from leasehold.attest.amd.endorsement import NAMES, parse_endorsement, parse_table
 from leasehold.attest.amd.report import Report, Tcb, parse_report, parse_tcb
 from leasehold.attest.amd.roots import decide_anchor
-from leasehold.attest.amd.snp import authenticate, check_roles
 from leasehold.attest.certificate import DerCertificate, read_certificates
 from leasehold.attest.collateral import HeldCollateral
 from leasehold.attest.verify import observe

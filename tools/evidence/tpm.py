@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from leasehold.attest.amd.authentic import check_endorsement
 from leasehold.attest.amd.endorsement import parse_endorsement
 from leasehold.attest.amd.report import SIGNED_BYTES, parse_report
 from leasehold.attest.amd.roots import Anchor
-from leasehold.attest.amd.snp import check_endorsement
 from leasehold.attest.certificate import read_certificates
 from leasehold.attest.intel.quote import parse_td_quote
 from leasehold.attest.signatures import Scheme, is_signed

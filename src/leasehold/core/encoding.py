@@ -82,5 +82,5 @@ def from_json(data: bytes, kind: Any) -> Any:
     """Decode and check a message. Raises BadMessage, which names the field."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as cause:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
         raise BadMessage(about=getattr(kind, "__name__", str(kind)), got=str(cause)) from cause

@@ -122,7 +122,7 @@ def read_facts(collateral: Collateral) -> Facts:
         pck_crl = unhex(collateral.pck_crl, about="PCK CRL")
         for signature in (collateral.tcb_info_signature, collateral.qe_identity_signature):
             unhex(signature, about="signature", size=_SIGNATURE_BYTES)
-    except (msgspec.DecodeError, BadMessage) as cause:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadMessage) as cause:
         raise CollateralRejected(got=str(cause)) from cause
     crls = (
         read_crl(root_crl, about="root CRL", error=CollateralRejected),
