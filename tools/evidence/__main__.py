@@ -10,13 +10,15 @@ from typing import Final
 
 from leasehold.core.crypto import sha256
 from leasehold.errors import LeaseholdError
-from tools.evidence import amd, intel, ratls, tpm
+from tools.evidence import amd, intel, nvidia, ratls, tpm
 from tools.evidence.common import Check, Replay
 
 REPLAYS: Final[Mapping[str, Replay]] = {
     "sgx": intel.replay,
     "tdx": intel.replay,
     "snp": amd.replay,
+    "nvidia-gpu": nvidia.replay,
+    "nvidia-switch": nvidia.replay,
     "tpm": tpm.replay,
     "ratls": ratls.replay,
 }

@@ -24,6 +24,7 @@ from leasehold.errors import (
     UnsupportedEvidence,
     UntrustedRoot,
     WrongAttributes,
+    WrongMeasurement,
     WrongSignerRole,
 )
 
@@ -63,6 +64,9 @@ REASONS: Final[Mapping[str, tuple[type[LeaseholdError], ...]]] = {
     "malformed": (BadEvidence, CollateralRejected),
     "no-endorsement-certificate": (CollateralMissing,),
     "no-signature": (BadEvidence,),
+    "rim-signature-invalid": (CollateralRejected, UntrustedRoot),
+    "rim-malformed": (CollateralRejected,),
+    "rim-measurement-mismatch": (WrongMeasurement,),
 }
 
 

@@ -5,7 +5,7 @@ Steps D-2 to D-7 of docs/spec/devices.md. Refuses to know the manifest, nonces a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -95,7 +95,7 @@ def check_firmware(
         )
         rims.append(rim)
         checked.append(found)
-    check_measurements(report, chain.chip, rims)
+    check_measurements(report, golden_values(report, chain.chip, rims))
     return together(checked)
 
 
@@ -128,10 +128,10 @@ def _check_rim(
     return rim, Checked(signers.trust, ends, findings)
 
 
-def check_measurements(report: Report, chip: str, rims: Iterable[Rim]) -> None:
-    """D-7: the manifests are for this device, and it measures what they list.
+def golden_values(report: Report, chip: str, rims: Iterable[Rim]) -> dict[int, frozenset[bytes]]:
+    """D-7: the values that pass, by RIM index, from the manifests of this device's driver and VBIOS.
 
-    Raises CollateralMismatch, CollateralRejected, WrongMeasurement (which names RIM indexes, from 0).
+    Raises CollateralMismatch, CollateralRejected.
     """
     golden: dict[int, frozenset[bytes]] = {}
     edition = "SWITCH" if report.kind == SWITCH else "GPU"
@@ -144,9 +144,14 @@ def check_measurements(report: Report, chip: str, rims: Iterable[Rim]) -> None:
         twice = sorted(golden.keys() & rim.golden.keys())
         if twice:
             raise CollateralRejected(about="RIM indexes", got=twice, expected="in one manifest")
+        if not rim.golden:
+            raise CollateralRejected(about=f"RIM {version}", got="nothing active")
         golden |= rim.golden
-    if not golden:
-        raise CollateralRejected(about="RIM", got="nothing active", expected="measurements")
+    return golden
+
+
+def check_measurements(report: Report, golden: Mapping[int, frozenset[bytes]]) -> None:
+    """D-7: the device measures what is listed. Raises WrongMeasurement, which names RIM indexes, from 0."""
     wrong = mismatches(report, golden)
     if wrong:
         got = report.measurements.get(wrong[0] + 1, b"").hex()
@@ -157,7 +162,7 @@ def check_measurements(report: Report, chip: str, rims: Iterable[Rim]) -> None:
         )
 
 
-def mismatches(report: Report, golden: dict[int, frozenset[bytes]]) -> list[int]:
+def mismatches(report: Report, golden: Mapping[int, frozenset[bytes]]) -> list[int]:
     """The RIM indexes (from 0; SPDM counts from 1) whose measurement is not one that the manifests list."""
     return [
         index
