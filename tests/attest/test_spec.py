@@ -32,6 +32,7 @@ PAGES = [
     ("X", "tdx.md"),
     ("H", "tpm.md"),
     ("Q", "ratls.md"),
+    ("D", "devices.md"),
 ]
 
 
