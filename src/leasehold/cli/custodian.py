@@ -20,7 +20,7 @@ from leasehold.custodian.appraise import CONFIGURATION_KIND
 from leasehold.custodian.log import JsonLog
 from leasehold.custodian.serve import serve as serve_custodian
 from leasehold.custodian.settings import Place, parse_place
-from leasehold.enclave.settings import parse_settings
+from leasehold.enclave.settings import NO_DEVICES, parse_settings
 
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 _POSITIVE: Final = click.IntRange(1)
@@ -84,6 +84,12 @@ def serve(folder: Path) -> None:
 @click.option(
     "--attester", required=True, help="The platform driver: `simulated`, or a hardware one's name."
 )
+@click.option(
+    "--devices",
+    default=NO_DEVICES,
+    show_default=True,
+    help="The driver that asks the GPUs for evidence: `nvml`.",
+)
 @click.option("--tls-name", help="The custodian's TLS name; default: the first of its names.")
 @click.option(
     "--dead-man",
@@ -115,6 +121,7 @@ def configure(
     loan: str,
     engine: str,
     attester: str,
+    devices: str,
     dead_man: int,
     **numbers: int,
 ) -> None:
@@ -125,6 +132,7 @@ def configure(
         "loan": loan,
         "engine": engine,
         "attester": attester,
+        "devices": devices,
         "custodian_root": keys.root.public.hex(),
         "custodian_ca": keys.authority.certificate,
         "custodian_name": tls_name or file.names[0],

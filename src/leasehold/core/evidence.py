@@ -76,3 +76,6 @@ class DeviceAttester(Protocol):
 
     def attest_devices(self, nonce: bytes) -> tuple[DeviceEvidence, ...]:
         """Evidence of every device over exactly these 32 bytes. Raises Unavailable."""
+
+    def set_ready(self) -> None:
+        """Let the devices take work: only after their evidence was accepted. Raises Unavailable."""

@@ -1,15 +1,17 @@
-"""Finds the platform driver that the measured configuration names. There is no default."""
+"""Finds the platform and device drivers that the measured configuration names. There is no default."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Final
+from typing import Any, Final
 
-from leasehold.core.evidence import Attester
+from leasehold.core.evidence import Attester, DeviceAttester
+from leasehold.enclave.settings import NO_DEVICES
 from leasehold.errors import BadSetting
 
 GROUP: Final = "leasehold.attesters"
+DEVICE_GROUP: Final = "leasehold.devices"
 
 
 def open_attester(name: str, hint: str) -> Attester:
@@ -18,8 +20,20 @@ def open_attester(name: str, hint: str) -> Attester:
     Raises BadSetting where none of that name is installed: a production image does not contain the
     simulated one, so no configuration can turn it on there.
     """
-    found = entry_points(group=GROUP)
-    if name not in found.names:
-        raise BadSetting(about="attester", got=name, expected=sorted(found.names))
-    make: Callable[[str], Attester] = found[name].load()
+    make: Callable[[str], Attester] = _load(GROUP, name, about="attester")
     return make(hint)
+
+
+def open_devices(name: str) -> DeviceAttester | None:
+    """Whoever asks the devices for evidence; None for `none`. Raises as `open_attester`."""
+    if name == NO_DEVICES:
+        return None
+    make: Callable[[], DeviceAttester] = _load(DEVICE_GROUP, name, about="devices")
+    return make()
+
+
+def _load(group: str, name: str, *, about: str) -> Any:
+    found = entry_points(group=group)
+    if name not in found.names:
+        raise BadSetting(about=about, got=name, expected=sorted(found.names))
+    return found[name].load()

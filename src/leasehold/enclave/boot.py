@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from leasehold.core.crypto import Entropy, instance_id
-from leasehold.core.evidence import Attester, Evidence
+from leasehold.core.evidence import Attester, DeviceAttester, Evidence
 from leasehold.core.messages import ExtensionState, StopReport
 from leasehold.core.meter import Meter
 from leasehold.core.session import Event, State, advance
@@ -61,6 +61,7 @@ class Machine:
     entropy: Entropy
     log: Log
     run_blocking: RunBlocking[Evidence]
+    devices: DeviceAttester | None = None
 
 
 @dataclass(slots=True)
@@ -87,7 +88,9 @@ class Enclave:
     def __post_init__(self) -> None:
         machine, settings = self.machine, self.settings
         clock, entropy = machine.clock, machine.entropy
-        self.prover = Prover(machine.attester, settings, self.keys, machine.run_blocking)
+        self.prover = Prover(
+            machine.attester, settings, self.keys, machine.run_blocking, machine.devices
+        )
         self.link = Link(
             machine.wire,
             self.prover,
@@ -208,6 +211,8 @@ class Enclave:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, BACKOFF_SECONDS[1])
             else:
+                if self.machine.devices is not None:  # the custodian accepted them just now
+                    self.machine.devices.set_ready()
                 self._move(Event.RELEASED)
                 self.machine.log.event(
                     "attested", instance=self.instance, loan=self.settings.loan, epoch=lent.epoch

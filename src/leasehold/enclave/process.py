@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from leasehold.core.crypto import SigningKey, TlsKey
-from leasehold.enclave.attesters import open_attester
+from leasehold.enclave.attesters import open_attester, open_devices
 from leasehold.enclave.boot import Enclave, Machine
 from leasehold.enclave.host import WorkerHost
 from leasehold.enclave.loader import SealedLoader
@@ -58,6 +58,7 @@ async def run_instance(hints: Hints) -> None:
     _no_core_dumps()
     settings = parse_settings(_read(hints.configuration))
     attester = open_attester(settings.attester, hints.platform)
+    devices = open_devices(settings.devices)
     clock, entropy = SystemClock(), os.urandom
     log = JsonLog(clock, simulated=attester.simulated)
     tls = TlsKey.make(entropy)
@@ -70,7 +71,7 @@ async def run_instance(hints: Hints) -> None:
 
     host = WorkerHost(on_exit=worker_died)
     wire = HttpsWire(hints.custodian_host, hints.custodian_port, settings, tls)
-    machine = Machine(attester, wire, host, clock, entropy, log, _in_thread)
+    machine = Machine(attester, wire, host, clock, entropy, log, _in_thread, devices)
     origin = f"https://{hints.custodian_host}:{hints.custodian_port}"
     loader = SealedLoader(host, settings, log, origin=origin, mirrors=hints.mirrors)
     enclave = Enclave(settings, machine, keys, loader)

@@ -1,7 +1,7 @@
 """The enclave's configuration: the one file it reads, signed by the custodian, its hash in the evidence.
 
-Every key is mandatory: what the borrower can leave out, he would. Addresses and mirrors are no part
-of it; they are hints that he may choose.
+Every key is mandatory but `devices`, without which no device is asked and evidence of none passes.
+Addresses and mirrors are no part of it; they are hints that the borrower may choose.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from leasehold.errors import BadSetting
 
 KIND: Final = "leasehold-enclave"
 VERSION: Final = 1
+NO_DEVICES: Final = "none"
 DEAD_MAN_SECONDS_MIN: Final = 7  # an idle line is heard from every five to six seconds (N-6)
 
 
@@ -39,6 +40,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queue_max: int
     concurrency_max: int
     body_bytes_max: int
+    devices: str = NO_DEVICES
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -59,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True):
     queue_max: int
     concurrency_max: int
     body_bytes_max: int
+    devices: str = NO_DEVICES
 
 
 _POSITIVE: Final = (
@@ -110,4 +113,5 @@ def parse_settings(file: bytes) -> Settings:
         queue_max=parsed.queue_max,
         concurrency_max=parsed.concurrency_max,
         body_bytes_max=parsed.body_bytes_max,
+        devices=parsed.devices,
     )

@@ -23,7 +23,7 @@ from leasehold.attest.reference import Machine as ListedMachine
 from leasehold.attest.reference import Simulated
 from leasehold.core.crypto import SigningKey, TlsKey, sha256
 from leasehold.core.encoding import from_json, to_json
-from leasehold.core.evidence import Attester
+from leasehold.core.evidence import Attester, DeviceAttester
 from leasehold.core.lease import LeasePolicy
 from leasehold.core.messages import Attest, Challenge, Release
 from leasehold.core.statements import sign_text
@@ -332,6 +332,7 @@ class World:
         attester: Attester | None = None,
         sealed: bytes | None = None,
         token_seconds: float = TOKEN_SECONDS,
+        devices: DeviceAttester | None = None,
     ) -> Box:
         """Boot an enclave. By default the right code on the right machine with the right file."""
         settings = parse_settings(configuration or self.configuration)
@@ -348,6 +349,7 @@ class World:
             self.entropy,
             log,
             in_place,
+            devices,
         )
         loader = WorldLoader(host, self.root.public, MemorySource(sealed or self.sealed))
         enclave = Enclave(settings, machine, keys, loader)

@@ -221,6 +221,11 @@ class SimulatedDevices:
     """The devices of one machine: what an enclave asks for their evidence."""
 
     devices: tuple[SimulatedDevice, ...]
+    accepted: list[int] = field(default_factory=list)
+
+    def set_ready(self) -> None:
+        """Note that the devices may take work."""
+        self.accepted.append(len(self.devices))
 
     def attest_devices(self, nonce: bytes) -> tuple[DeviceEvidence, ...]:
         """Every device's evidence. Raises Unavailable."""
