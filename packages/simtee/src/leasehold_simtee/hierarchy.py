@@ -24,10 +24,11 @@ from leasehold_simtee.certificates import (
     pem,
     sign_raw,
 )
-from leasehold_simtee.quote import PCE_SVN, QE_PRODUCT, QE_SVN, SIMULATED_QE_SIGNER
+from leasehold_simtee.quote import PCE_SVN, QE_PRODUCT, QE_SVN, SIMULATED_QE_SIGNER, TD_QE_PRODUCT
 
 FMSPC: Final = b"SIMULA"  # a processor family that no vendor has
 PCE_ID: Final = bytes(2)
+TDX_SVN: Final = bytes((3, 0, 2)) + bytes(13)  # octet 1 is the module's major version
 LIFETIME: Final = 30 * DAY  # as long as Intel's
 _ROOT: Final = "SIMULATED SGX Root CA"
 _TCB_SIGNING: Final = "SIMULATED SGX TCB Signing"
@@ -44,7 +45,8 @@ class Situation:
     """What the vendor says of its machines. The defaults are good news; tests choose bad news.
 
     `svn` is the patch level that `status` applies to (machines have 2; 255 leaves them without a
-    level); `lifetime` is in milliseconds; `revoked` and `revoked_authorities` are serial numbers.
+    level), `tdx_svn` the TDX module's; `lifetime` is in milliseconds; `revoked` and
+    `revoked_authorities` are serial numbers.
     """
 
     status: str = "UpToDate"
@@ -60,6 +62,7 @@ class Situation:
     pce_id: bytes = PCE_ID
     qe_signer: bytes = SIMULATED_QE_SIGNER
     qe_svn: int = QE_SVN
+    tdx_svn: bytes = TDX_SVN
 
 
 GOOD: Final = Situation()
@@ -189,11 +192,14 @@ def _date(now: Instant) -> str:
 
 
 def _tcb_info(situation: Situation, now: Instant, until: Instant) -> str:
+    tcb: dict[str, object] = {
+        "sgxtcbcomponents": [{"svn": situation.svn}] * 16,
+        "pcesvn": PCE_SVN,
+    }
+    if situation.tee == "TDX":
+        tcb["tdxtcbcomponents"] = [{"svn": svn} for svn in situation.tdx_svn]
     level: dict[str, object] = {
-        "tcb": {
-            "sgxtcbcomponents": [{"svn": situation.svn}] * 16,
-            "pcesvn": PCE_SVN,
-        },
+        "tcb": tcb,
         "tcbDate": _date(now),
         "tcbStatus": situation.status,
         "advisoryIDs": list(situation.advisories),
@@ -209,6 +215,12 @@ def _tcb_info(situation: Situation, now: Instant, until: Instant) -> str:
         "tcbEvaluationDataNumber": situation.evaluation,
         "tcbLevels": [level],
     }
+    if situation.tee == "TDX":
+        info["tdxModule"] = {
+            "mrsigner": "00" * 48,
+            "attributes": "00" * 8,
+            "attributesMask": "FF" * 8,
+        }
     return json.dumps(info, separators=(",", ":"))
 
 
@@ -224,7 +236,7 @@ def _qe_identity(situation: Situation, now: Instant, until: Instant) -> str:
         "attributes": "11000000000000000000000000000000",
         "attributesMask": "FBFFFFFFFFFFFFFF0000000000000000",
         "mrsigner": situation.qe_signer.hex().upper(),
-        "isvprodid": QE_PRODUCT,
+        "isvprodid": TD_QE_PRODUCT if situation.tee == "TDX" else QE_PRODUCT,
         "tcbLevels": [
             {"tcb": {"isvsvn": situation.qe_svn}, "tcbDate": _date(now), "tcbStatus": "UpToDate"}
         ],
