@@ -32,6 +32,7 @@ PAGES = [
     ("X", "tdx.md"),
     ("H", "tpm.md"),
     ("Q", "ratls.md"),
+    ("F", "attestation-result.md"),
     ("D", "devices.md"),
 ]
 

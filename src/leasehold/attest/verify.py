@@ -59,10 +59,10 @@ def verify(
     `binding` holds what the verifier itself knows (its nonce, the TLS key of this connection, its
     custodian) and what the instance claims. Raises BadEvidence, Unproven and their descendants.
     """
-    platform = _check_form(evidence)  # V-1
+    platform = check_form(evidence)  # V-1
     check_current(manifest, now=now)  # V-2
     found = platform.appraise(evidence, manifest, collateral, now=now)  # V-3 to V-15
-    machine = _check_machine(found, manifest)  # V-16
+    machine = check_machine(found, manifest)  # V-16
     devices = appraise_devices(
         evidence.devices,
         binding.device_nonce(),
@@ -96,10 +96,10 @@ def observe(
     Proves nothing about who sent it and whether it is fresh. Raises BadEvidence, Unproven and their
     descendants.
     """
-    return _check_form(evidence).observe(evidence, collateral, simulated=simulated, now=now)
+    return check_form(evidence).observe(evidence, collateral, simulated=simulated, now=now)
 
 
-def _check_form(evidence: Evidence) -> Platform:
+def check_form(evidence: Evidence) -> Platform:
     """V-1: not too large, and of a platform in the closed table."""
     size = len(evidence.quote) + sum(len(endorsement) for endorsement in evidence.endorsements)
     size += sum(len(device.report) + len(device.chain) for device in evidence.devices)
@@ -113,7 +113,7 @@ def _check_form(evidence: Evidence) -> Platform:
     return platform
 
 
-def _check_machine(found: Appraisal, manifest: Manifest) -> Machine:
+def check_machine(found: Appraisal, manifest: Manifest) -> Machine:
     """V-16: the borrower owns hardware that it may have broken, so genuine is not enough."""
     for machine in manifest.machines:
         if machine.platform_id in (found.machine, found.platform_instance):
