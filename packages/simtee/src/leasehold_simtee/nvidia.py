@@ -25,11 +25,10 @@ from leasehold_simtee.nvidia_certificates import (
     blackwell_dice,
     hopper_dice,
     issue,
-    ocsp_response,
-    responder,
     sha384,
     sign_raw,
 )
+from leasehold_simtee.nvidia_ocsp import ocsp_response, responder
 from leasehold_simtee.nvidia_rim import Tag, sign_tag
 
 GPU: Final = "nvidia-gpu"
@@ -356,7 +355,7 @@ class NvidiaVendor:
         for one, issuer in pairwise(chain):
             signer = responder(issuer, entropy=self.entropy, now=self.now)
             answers[hashlib.sha256(one.der).hexdigest()] = ocsp_response(
-                one.certificate, issuer.certificate, signer, now=now
+                one, issuer, signer, now=now
             )
         return answers
 

@@ -1,23 +1,20 @@
-"""P-384 certificates and OCSP responses as NVIDIA writes them; every name in them says SIMULATED."""
+"""P-384 keys and certificates as NVIDIA writes them; every name in them says SIMULATED."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509 import ocsp
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
+from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 from leasehold.core.crypto import Entropy
-from leasehold.core.units import DAY, Instant, after
-from leasehold_simtee.certificates import Key, der, moment, serial
+from leasehold_simtee.certificates import Key, der, serial
 from leasehold_simtee.der import element, integer, octets, oid, sequence
 
 NOBODY_ASKS_LATER: Final = datetime(9999, 12, 31, 23, 59, 59)  # how X.509 says "no end"
@@ -103,52 +100,6 @@ def blackwell_dice(fwid: bytes) -> tuple[ObjectIdentifier, bytes]:
     hashes_of = (sequence(SHA384, octets(fwid)), sequence(SHA384, octets(bytes(48))))
     vendor = element(0x80, b"SIMULATED")
     return DICE_TCB_INFO, sequence(vendor, element(0xA6, b"".join(hashes_of)))
-
-
-def responder(issuer: Party, *, entropy: Entropy, now: Instant) -> Party:
-    """The certificate that signs OCSP responses for an issuer."""
-    return issue(
-        "SIMULATED OCSP Responder",
-        issuer,
-        entropy=entropy,
-        starts=moment(now) - timedelta(days=1),
-        ends=moment(now) + timedelta(days=3 * 365),
-        is_authority=False,
-        usages=(ExtendedKeyUsageOID.OCSP_SIGNING,),
-    )
-
-
-def ocsp_response(
-    certificate: x509.Certificate,
-    issuer: x509.Certificate,
-    signer: Party,
-    *,
-    now: Instant,
-    lifetime: int = DAY,
-    status: ocsp.OCSPCertStatus = ocsp.OCSPCertStatus.GOOD,
-    reason: x509.ReasonFlags | None = None,
-    algorithm: hashes.HashAlgorithm | None = None,
-    delegated: bool = True,
-) -> bytes:
-    """A DER OCSP response made at `now`; `delegated` puts the signer's certificate into it."""
-    revoked = moment(now) if status is ocsp.OCSPCertStatus.REVOKED else None
-    builder = (
-        ocsp.OCSPResponseBuilder()
-        .add_response(
-            cert=certificate,
-            issuer=issuer,
-            algorithm=hashes.SHA384() if algorithm is None else algorithm,
-            cert_status=status,
-            this_update=moment(now),
-            next_update=moment(after(now, lifetime)),
-            revocation_time=revoked,
-            revocation_reason=reason,
-        )
-        .responder_id(ocsp.OCSPResponderEncoding.HASH, signer.certificate)
-    )
-    if delegated:
-        builder = builder.certificates([signer.certificate])
-    return builder.sign(signer.key, hashes.SHA384()).public_bytes(Encoding.DER)
 
 
 def sha384(data: bytes) -> bytes:
