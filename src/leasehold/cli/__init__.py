@@ -65,7 +65,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
         "leasehold.cli.operator:command", "Manage who may operate a custodian.", "custodian"
     ),
     "collateral": Entry(
-        "leasehold.cli.manifest:collateral", "Keep what vendors say of machines.", "custodian"
+        "leasehold.cli.collateral:command", "Keep what vendors say of machines.", "custodian"
     ),
     "loan": Entry("leasehold.cli.operator:loan", "Lend models.", "custodian"),
     "consumer": Entry(

@@ -1,4 +1,4 @@
-"""`leasehold manifest` and `leasehold collateral`: what evidence is judged by."""
+"""`leasehold manifest`: the policy that evidence is judged by."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any, Final
 import click
 import msgspec
 
-from leasehold.attest.collateral import FolderCollateral, parse_collateral
-from leasehold.attest.intel.pcs import read_facts
 from leasehold.attest.intel.reference import Sgx
 from leasehold.attest.manifest import Manifest, parse_manifest, sign_manifest
 from leasehold.attest.reference import Machine, Simulated
@@ -156,30 +154,6 @@ def explain(*, file: Path, root: str | None) -> None:
             f"{output.utc(waiver.expires)}: {waiver.reason}"
         )
     output.write_fields("Manifest", rows)
-
-
-@click.group()
-def collateral() -> None:
-    """Keep what the vendors say of their machines."""
-
-
-@collateral.command("import")
-@click.argument("file", type=_FILE)
-@folder_option
-def import_(*, file: Path, folder: Path) -> None:
-    """Keep a set of collateral that you fetched yourself; never one that the borrower gave you."""
-    found = parse_collateral(read_bytes(file))
-    FolderCollateral(folder / "collateral").add(found)
-    facts = read_facts(found)
-    output.write_fields(
-        "Collateral",
-        {
-            "platform": facts.tee,
-            "processor family": facts.fmspc,
-            "authority": facts.ca,
-            "good until": output.utc(facts.ends),
-        },
-    )
 
 
 def _read(file: Path, root: str | None) -> Manifest:
