@@ -31,12 +31,12 @@ def reference_values(*devices: SimulatedDevice, **fields: object) -> Nvidia:
     gpus = [one.model for one in devices if one.model.kind == "nvidia-gpu"]
     switches = [one.model for one in devices if one.model.kind == "nvidia-switch"]
     table: dict[str, object] = {
-        "models": tuple({one.model.chip.replace("_", "") for one in devices}),
-        "driver_versions": tuple({one.driver for one in gpus}),
-        "vbios_versions": tuple({one.firmware for one in gpus}),
+        "models": tuple(sorted({one.model.chip.replace("_", "") for one in devices})),
+        "driver_versions": tuple(sorted({one.driver for one in gpus})),
+        "vbios_versions": tuple(sorted({one.firmware for one in gpus})),
         "mode": "protected-pcie" if switches else "single-gpu",
         "switches": len(switches),
-        "switch_bios_versions": tuple({one.firmware for one in switches}),
+        "switch_bios_versions": tuple(sorted({one.firmware for one in switches})),
     }
     return msgspec.convert(table | fields, Nvidia)
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from leasehold.attest.collateral import HeldCollateral, parse_collateral
+from leasehold.attest.collateral import Document, HeldCollateral, parse_collateral
 from leasehold.attest.intel.reference import Sgx
 from leasehold.attest.manifest import Manifest, sign_manifest
 from leasehold.attest.reference import Machine as ListedMachine
@@ -127,6 +127,7 @@ class World:
         self.sealed = b""
         self.model_key = b""
         self.measurement = measure()
+        self.documents: tuple[Document, ...] = ()
         self._keys: Keys
         self._channels: dict[asyncio.Task[None], Channel] = {}
         self._sweeping: asyncio.Task[None] | None = None
@@ -185,7 +186,7 @@ class World:
 
     def start_custodian(self) -> None:
         """Start the custodian, also again after `kill_custodian`: the ledger is all it remembers."""
-        held = HeldCollateral([parse_collateral(self.machine.collateral)])
+        held = HeldCollateral([parse_collateral(self.machine.collateral)], self.documents)
         ports = Ports(
             store=self.store,
             clock=self.clock,

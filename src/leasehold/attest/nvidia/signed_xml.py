@@ -159,10 +159,14 @@ def _signature(root: Any) -> Any:
 
 def _base64(element: Any, about: str) -> bytes:
     only(element)
+    text = "".join((element.text or "").split())
     try:
-        return base64.b64decode("".join((element.text or "").split()), validate=True)
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as cause:
         raise refuse(about, str(cause), "base64") from cause
+    if base64.b64encode(data).decode() != text:
+        raise refuse(about, text[-8:], "base64 in its one form")
+    return data
 
 
 def _certificates(signature: Any, count: int) -> tuple[DerCertificate, ...]:
