@@ -6,10 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
+from tests.attest import nvidia_bench
 from tests.attest.bench import make_bench
 
 from leasehold.attest import cbor, certificate, der, manifest
 from leasehold.attest.intel import pck, pcs, quote
+from leasehold.attest.nvidia import chain as nvidia_chain
+from leasehold.attest.nvidia import explain as nvidia_explain
+from leasehold.attest.nvidia import ocsp, rim
 from leasehold.attest.ratls import cmw
 from leasehold.attest.ratls import explain as ratls_explain
 from leasehold.attest.tpm import explain as tpm_explain
@@ -43,6 +47,29 @@ def _collateral() -> bytes:
 
 def _read_set(data: bytes) -> object:
     return pcs.read_facts(pcs.parse_collateral(data))
+
+
+def _rims() -> list[bytes]:
+    return list(nvidia_bench.vendor().rims(nvidia_bench.HOPPER).values())
+
+
+def _ocsp() -> bytes:
+    documents = nvidia_bench.one_gpu().documents
+    return next(one.data for one in documents if one.kind == "nvidia-ocsp")
+
+
+def _read_chain(data: bytes) -> object:
+    held = nvidia_bench.one_gpu()
+    trusted = held.bench.manifest.simulated
+    return nvidia_chain.read_device_chain(
+        data, "nvidia-gpu", simulated=trusted, now=nvidia_bench.LATER
+    )
+
+
+def _read_ocsp(data: bytes) -> object:
+    pair = [certificate.read_certificate(one.der) for one in nvidia_bench.vendor().rim_chain[:2]]
+    ocsp.check_ocsp(data, pair[0], pair[1], now=nvidia_bench.LATER)
+    return ocsp.ocsp_facts(data)
 
 
 def _read_hcl(data: bytes) -> object:
@@ -101,6 +128,13 @@ TARGETS: Final[Mapping[str, Target]] = {
         ],
     ),
     "ratls": Target(ratls_explain.recognise, _ratls),
+    "nvidia-report": Target(
+        nvidia_explain.recognise,
+        lambda: [nvidia_bench.one_gpu().evidence[0].report, *_rims()],
+    ),
+    "nvidia-chain": Target(_read_chain, lambda: [nvidia_bench.one_gpu().evidence[0].chain]),
+    "nvidia-rim": Target(rim.read_rim, _rims),
+    "nvidia-ocsp": Target(_read_ocsp, lambda: [_ocsp()]),
     "evidence": Target(
         lambda data: from_json(data, Evidence),
         lambda: [msgspec.json.encode(make_bench().evidence)],

@@ -40,16 +40,21 @@ _MAY_BE_CRITICAL: Final = frozenset({bytes.fromhex("551d0f"), bytes.fromhex("551
 _DICE: Final = bytes.fromhex("678105050401")  # 2.23.133.5.4.1, Hopper
 _DICE_TCB_INFO: Final = bytes.fromhex("67810505040101")  # ...1.1, Blackwell
 _FWIDS: Final = 0xA6
+_KEPT: Final = 64  # devices come back with every attestation
 _SHA384: Final = bytes.fromhex("608648016503040202")
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceChain:
-    """A chain that was checked, device key first. `chip` is its name for it: `GH100`, `GB100`, `LS10`."""
+    """A chain that was checked, device key first. `chip` is its name for it: `GH100`, `GB100`, `LS10`.
+
+    `firmware` is the SHA-384 of the firmware that the device key was made for, None where it names none.
+    """
 
     certificates: tuple[DerCertificate, ...]
     trust: Trust
     chip: str
+    firmware: bytes | None
 
     @property
     def identity(self) -> str:
@@ -79,21 +84,25 @@ def read_device_chain(
 
     Raises BadEvidence, UntrustedRoot, CertificateRejected.
     """
+    root = None if simulated is None else simulated.nvidia_root_sha256
+    chain = _read(pem, kind, root)
+    for one in chain.certificates:
+        check_valid_at(one, now=now)
+    return chain
+
+
+@lru_cache(maxsize=_KEPT)
+def _read(pem: bytes, kind: str, simulated_sha256: str | None) -> DeviceChain:
+    """All of D-3 but the time, which depends on these values alone."""
     if len(pem) > CHAIN_BYTES_MAX:
         raise BadEvidence(about="chain", got=len(pem), expected=f"<= {CHAIN_BYTES_MAX} bytes")
     chain = read_certificates(pem, count_max=CHAIN_LENGTH)
     if len(chain) != CHAIN_LENGTH:
         raise BadEvidence(about="chain", got=f"{len(chain)} certificates", expected=CHAIN_LENGTH)
-    trust = decide_root(
-        chain[-1],
-        DEVICE_ROOT_SPKI_SHA256,
-        None if simulated is None else simulated.nvidia_root_sha256,
-    )
+    trust = decide_root(chain[-1], DEVICE_ROOT_SPKI_SHA256, simulated_sha256)
     chip = _check_roles(chain, kind, trust)
     check_path(tuple(one.der for one in chain))
-    for one in chain:
-        check_valid_at(one, now=now)
-    return DeviceChain(chain, trust, chip)
+    return DeviceChain(chain, trust, chip, firmware_id(chain[0]))
 
 
 def decide_root(root: DerCertificate, pin: str, simulated_sha256: str | None) -> Trust:
@@ -127,7 +136,7 @@ def _check_roles(chain: tuple[DerCertificate, ...], kind: str, trust: Trust) -> 
     return chip
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=_KEPT)
 def check_path(chain: tuple[bytes, ...]) -> None:
     """Each certificate (DER) is signed by the next, the last by itself. Raises CertificateRejected.
 
@@ -151,8 +160,8 @@ def check_report_signed(report: Report, chain: DeviceChain) -> None:
     if not is_signed(leaf.spki, Scheme.ECDSA_SHA384, report.signed, ecdsa_der(r, s)):
         raise QuoteForged(about=report.kind, got="a bad signature", expected=f"one by {leaf.name}")
     told = report.opaque.get(Opaque.FWID)
-    if told is not None and told != firmware_id(leaf):
-        raise CertificateRejected(about="FWID", got=firmware_id(leaf), expected=told)
+    if told is not None and told != chain.firmware:
+        raise CertificateRejected(about="FWID", got=chain.firmware, expected=told)
 
 
 def firmware_id(leaf: DerCertificate) -> bytes | None:

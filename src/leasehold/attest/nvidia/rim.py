@@ -14,7 +14,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from leasehold.attest.certificate import DerCertificate, check_valid_at
+from leasehold.attest.certificate import DerCertificate, check_valid_at, read_certificate
 from leasehold.attest.nvidia.chain import decide_root
 from leasehold.attest.nvidia.signed_xml import only, read_signed, refuse, short
 from leasehold.attest.reference import Simulated
@@ -195,7 +195,7 @@ def check_signers(
         RIM_ROOT_SPKI_SHA256,
         None if simulated is None else simulated.nvidia_rim_root_sha256,
     )
-    _check_roles(rim.certificates, trust)
+    _check_roles(tuple(one.der for one in rim.certificates), trust)
     expired = []
     ends = rim.certificates[-1].ends
     for one, issuer in zip(
@@ -218,9 +218,11 @@ def check_signers(
     return Signers(trust, ends, tuple(expired))
 
 
-def _check_roles(chain: tuple[DerCertificate, ...], trust: Trust) -> None:
+@lru_cache(maxsize=_KEPT)
+def _check_roles(ders: tuple[bytes, ...], trust: Trust) -> None:
     """Without this, whoever signs OCSP under the same authority could sign measurements."""
     vendor = "NVIDIA" if trust is Trust.PRODUCTION else "SIMULATED"
+    chain = map(read_certificate, ders)
     for at, (one, (role, pattern)) in enumerate(zip(chain, _ROLES, strict=True)):
         fits = re.fullmatch(pattern.format(vendor=vendor), one.name) is not None
         limited = _EXTENDED_KEY_USAGE in one.extensions or not one.critical <= _MAY_BE_CRITICAL
