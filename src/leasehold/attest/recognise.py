@@ -22,13 +22,17 @@ from leasehold.attest.describe import Description, Field, Recognise, Section, pl
 from leasehold.attest.ear import Ear, tier_of, unchecked_ear
 from leasehold.attest.intel import explain as intel
 from leasehold.attest.manifest import KIND as MANIFEST_KIND
+from leasehold.attest.nvidia import explain as nvidia
 from leasehold.attest.ratls import explain as ratls
 from leasehold.attest.tpm import explain as tpm
+from leasehold.attest.tpm.tpm import read_key
+from leasehold.attest.x509 import read_crl, read_ocsp
+from leasehold.core.crypto import sha256
 from leasehold.core.encoding import from_json
 from leasehold.core.evidence import Evidence
 from leasehold.core.statements import Signed
 from leasehold.core.units import MIB, SECOND, Instant
-from leasehold.errors import BadMessage, LeaseholdError, UnsupportedEvidence
+from leasehold.errors import BadEvidence, BadMessage, LeaseholdError, UnsupportedEvidence
 
 FILE_BYTES_MAX: Final = 4 * MIB  # eight GPUs' evidence in base64 takes ~1 MiB
 LAYERS_MAX: Final = 4  # base64 around JSON around base64, and one to spare
@@ -50,7 +54,11 @@ class Kind(StrEnum):
     DEVICE = "device"
     CERTIFICATE_WITH_EVIDENCE = "ra-tls"
     ENDORSEMENT = "endorsement"
-    COLLATERAL = "collateral"
+    INTEL_COLLATERAL = "intel-collateral"
+    REFERENCE_MANIFEST = "nvidia-rim"
+    REVOCATION_LIST = "crl"
+    OCSP_ANSWER = "ocsp"
+    BUNDLE = "bundle"
     MANIFEST = "manifest"
     RESULT = "result"
     CERTIFICATE = "certificate"
@@ -192,16 +200,64 @@ def _facts(one: DerCertificate) -> tuple[Field, ...]:
     )
 
 
+def _revocation_list(data: bytes) -> Description | None:
+    """A CRL: what a vendor revoked."""
+    if data[:1] != b"\x30":
+        return None
+    try:
+        crl = read_crl(data, about="CRL", error=BadEvidence)
+    except LeaseholdError:
+        return None
+    fields = (
+        Field("issuer", plain(crl.issuer), "who has to have signed it: not checked"),
+        Field("number", str(crl.number), "grows with every issue"),
+        Field("until", utc(crl.ends), "refused after this"),
+    )
+    return Description("Certificate revocation list", "", (Section("List", fields),))
+
+
+def _ocsp_answer(data: bytes) -> Description | None:
+    """What a vendor says of one certificate."""
+    if data[:1] != b"\x30":
+        return None
+    try:
+        answer = read_ocsp(data)
+    except LeaseholdError:
+        return None
+    fields = (
+        Field("serial", f"{answer.serial:x}", "the certificate that was asked about"),
+        Field("status", plain(f"{answer.status} {answer.reason}".strip()), "what its issuer says"),
+        Field("valid", f"{utc(answer.starts)} to {utc(answer.ends)}", "refused outside this"),
+    )
+    return Description("OCSP answer about one certificate", "", (Section("Answer", fields),))
+
+
+def _public_key(data: bytes) -> Description | None:
+    """A SubjectPublicKeyInfo, such as a TPM's attestation key."""
+    if data[:1] != b"\x30":
+        return None
+    try:
+        spki = read_key(data)
+    except LeaseholdError:
+        return None
+    field = Field("SHA-256", sha256(spki).hex(), "names the key: a manifest lists it")
+    return Description("Public key", "", (Section("SubjectPublicKeyInfo", (field,)),))
+
+
 ROWS: Final = (
-    Row("an SGX or TDX quote, or Intel's collateral", intel.recognise, Kind.COLLATERAL),
+    Row("an SGX or TDX quote, or Intel's collateral", intel.recognise, Kind.INTEL_COLLATERAL),
     Row("a TPM quote or signature, or an Azure HCL report", tpm.recognise, Kind.ENDORSEMENT),
     Row("an SNP report, certificate table, VCEK or VLEK", amd.recognise, Kind.ENDORSEMENT),
+    Row("an NVIDIA GPU or switch report, or reference manifest", nvidia.recognise, Kind.REFERENCE_MANIFEST),
     Row("an RA-TLS certificate", ratls.recognise, Kind.CERTIFICATE_WITH_EVIDENCE),
     Row("Leasehold evidence", _evidence, Kind.EVIDENCE),
-    Row("a signed bundle of collateral", _bundle, Kind.COLLATERAL),
+    Row("a signed bundle of collateral", _bundle, Kind.BUNDLE),
     Row("a manifest", _manifest, Kind.MANIFEST),
     Row("an attestation result", _result, Kind.RESULT),
     Row("another X.509 certificate", _certificates, Kind.CERTIFICATE),
+    Row("a revocation list", _revocation_list, Kind.REVOCATION_LIST),
+    Row("an OCSP answer", _ocsp_answer, Kind.OCSP_ANSWER),
+    Row("a public key", _public_key, Kind.ENDORSEMENT),
 )
 _DEVICES: Final = ("nvidia-gpu", "nvidia-switch")
 

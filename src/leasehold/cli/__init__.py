@@ -54,6 +54,9 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "verify": Entry(
         "leasehold.cli.consumer:verify", "Verify an enclave and explain the verdict.", "consumer"
     ),
+    "attest": Entry(
+        "leasehold.cli.attest:command", "See what evidence says, and verify it.", "consumer"
+    ),
     "seal": Entry("leasehold.cli.seal:command", "Seal a model folder into one file.", "custodian"),
     "manifest": Entry(
         "leasehold.cli.manifest:command", "Write, sign and read manifests.", "custodian"
