@@ -6,7 +6,10 @@ above them is reading, comparing and deciding.
 
 from __future__ import annotations
 
+import asyncio
+import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,18 +20,24 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from tests.attest.bench import make_bench
+from tests.attest.nvidia_bench import protected_pcie
+from tests.attest.snp_bench import make_snp_bench
+from tests.attest.tdx_bench import make_tdx_bench
+from tests.attest.test_tpm import evidence_of, judged, with_tpm
+from tests.attest.test_tpm_azure import make_azure
 
 from bench.harness import Row, interleaved, pairwise_ratio
 from leasehold.attest import signatures
 from leasehold.attest.certificate import read_certificate
 from leasehold.attest.intel.pcs import Facts
-from leasehold.attest.intel.quote import parse_quote
+from leasehold.attest.intel.quote import parse_quote, parse_td_quote, tee_type_of
 from leasehold.attest.nvidia import ocsp as nvidia_ocsp
 from leasehold.attest.nvidia.chain import check_path
 from leasehold.attest.nvidia.rim import read_rim
 from leasehold.attest.signatures import Scheme, ecdsa_der
 from leasehold.custodian.verifying import Verifying
 
+WAIT_MS_MAX: Final = 10.0
 BAR: Final = 1.3
 RUNS: Final = 300
 AT_ONCE: Final = 100
@@ -93,7 +102,7 @@ def replaced(real: Callable[..., bool], instead: Callable[..., bool]) -> Iterato
 
 def dcap_checks(quote: bytes, facts: Facts) -> list[Check]:
     """The checks that dcap-qvl makes: quote, QE report, TCB info, QE identity, three chains, two CRLs."""
-    parsed = parse_quote(quote)
+    parsed = parse_td_quote(quote) if tee_type_of(quote) else parse_quote(quote)
     held = facts.collateral
     leaf, authority, root = x509.load_pem_x509_certificates(parsed.chain_pem)
     checks = [issued(leaf, authority), issued(authority, root)]

@@ -73,6 +73,10 @@ class Azure:
 
 @pytest.fixture(scope="module")
 def azure(bench: Bench) -> Azure:
+    return make_azure(bench)
+
+
+def make_azure(bench: Bench) -> Azure:
     chip = Chip.create(seeded("azure"), NOW)
     accepting = bench.policy(
         sgx=None,

@@ -71,15 +71,21 @@ def read_chain(
 ) -> tuple[Certificate, ...]:
     """Exactly `count` certificates in PEM, leaf first; raises `error` for anything else."""
     try:
-        certificates = x509.load_pem_x509_certificates(pem)
-        if len(certificates) != count:
-            raise error(about=about, got=len(certificates), expected=f"{count} certificates")
-        return tuple(
-            _facts(certificate.public_bytes(serialization.Encoding.DER))
-            for certificate in certificates
-        )
+        chain = _chain(pem)
     except _UNREADABLE as cause:
         raise error(about=about, got=str(cause), expected="readable certificates") from cause
+    if len(chain) != count:
+        raise error(about=about, got=len(chain), expected=f"{count} certificates")
+    return chain
+
+
+@lru_cache(maxsize=_KEPT)
+def _chain(pem: bytes) -> tuple[Certificate, ...]:
+    """The facts of all certificates in PEM, which depend on these bytes alone."""
+    return tuple(
+        _facts(certificate.public_bytes(serialization.Encoding.DER))
+        for certificate in x509.load_pem_x509_certificates(pem)
+    )
 
 
 @lru_cache(maxsize=_KEPT)

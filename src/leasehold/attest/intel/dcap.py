@@ -7,7 +7,8 @@ is reported, not obeyed.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from functools import lru_cache
+from typing import Annotated, Any, Final
 
 import dcap_qvl
 import msgspec
@@ -38,6 +39,7 @@ from leasehold.errors import (
 )
 
 CHAIN_LENGTH: Final = 3  # PCK leaf, its authority, the root
+_KEPT: Final = 64  # processor families come back with every attestation
 _CHAIN_FAILED: Final = "Failed to verify certificate chain"
 
 # dcap-qvl 0.7 raises ValueError with a text and no code. The first part that occurs decides; a text
@@ -207,7 +209,7 @@ def authenticate(
     seconds = now // SECOND
     policy = dcap_qvl.QuotePolicy.claims_only(seconds)
     try:
-        held = dcap_qvl.QuoteCollateralV3.from_json(facts.json)
+        held = _collateral(facts.json)
         verifier = dcap_qvl.QuoteVerifier(anchor.der)
         claims = verifier.verify_with_policy(quote, held, seconds, policy).to_json()
     except ValueError as cause:
@@ -216,6 +218,12 @@ def authenticate(
         return msgspec.json.decode(claims, type=Claims)
     except msgspec.DecodeError as cause:
         raise EvidenceRejected(about="claims of dcap-qvl", got=str(cause)) from cause
+
+
+@lru_cache(maxsize=_KEPT)
+def _collateral(json: str) -> Any:
+    """dcap-qvl's form of a set, which depends on this text alone. Raises ValueError."""
+    return dcap_qvl.QuoteCollateralV3.from_json(json)
 
 
 def _refusal(text: str, facts: Facts, chain: tuple[Certificate, ...]) -> LeaseholdError:

@@ -1,0 +1,39 @@
+"""One thread for verification: a crowd of attestations waits in line, and nothing else waits for it.
+
+Verifying is short native calls that hold the interpreter's lock. With many such threads the event loop
+would have to win the lock from all of them; from one, it gets it between two calls, if it asks often
+enough. Refuses to know what is verified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Self, TypeVar
+
+T = TypeVar("T")
+
+SWITCH_SECONDS: Final = 0.0005  # how long a thread that wants the lock waits before it asks for it
+
+
+class Verifying:
+    """Runs slow functions one after the other, beside the event loop; a context manager."""
+
+    __slots__ = ("_thread",)
+
+    def __init__(self) -> None:
+        """Shortens the interpreter's switch interval, for the whole process."""
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="verifying")
+
+    async def __call__(self, work: Callable[[], T], /) -> T:
+        """The function's result, in its turn. Raises what it raises."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
