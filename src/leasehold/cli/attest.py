@@ -4,72 +4,28 @@ from __future__ import annotations
 
 import os
 import shlex
-import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from leasehold.attest.assess import (
-    Assessment,
-    assess,
-    assess_certificate,
-    assess_devices,
-)
-from leasehold.attest.certificate import read_certificates
 from leasehold.attest.describe import Description, Field
 from leasehold.attest.ear import make_ear, public_jwk, sign_ear
-from leasehold.attest.manifest import Manifest, parse_manifest
 from leasehold.attest.recognise import Kind, Recognised, describe
-from leasehold.attest.reference import Simulated
-from leasehold.attest.verify import PLATFORMS
 from leasehold.cli import exit_code, output
 from leasehold.cli.assessment import Outcome, outcome_page, outcome_record
-from leasehold.cli.evidence_files import (
-    FileCollateral,
-    Shown,
-    read_collateral,
-    read_file,
-    read_shown,
-)
+from leasehold.cli.evidence_files import read_file
+from leasehold.cli.judging import FILE, Question, with_question
 from leasehold.cli.page import Block, Page, Row, Tone, write_page
-from leasehold.cli.values import read_values
 from leasehold.core.crypto import ED25519_BYTES, SigningKey, sha256
 from leasehold.core.encoding import unhex
-from leasehold.core.units import Instant
-from leasehold.errors import (
-    AlreadyExists,
-    BadEvidence,
-    BadSetting,
-    FileTrouble,
-    Malformed,
-    Unproven,
-)
+from leasehold.errors import AlreadyExists, BadSetting, FileTrouble, Malformed, Unproven
 
-_FILE: Final = click.Path(path_type=Path, dir_okay=False)
-_ANY: Final = click.Path(path_type=Path)
-_HEX_DIGITS: Final = 64
 _KEY_MODE: Final = 0o600
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-class _Moment(click.ParamType[Instant]):
-    """A time in ISO 8601, in UTC where it names no zone; milliseconds since the epoch inside."""
-
-    name = "TIME"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Instant:
-        if isinstance(value, int):
-            return Instant(value)
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is no time like 2026-07-01T12:00:00Z", param, ctx)
-        return Instant(int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1000))
 
 
 @click.group()
@@ -81,7 +37,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=FILE)
 @as_json
 def inspect(*, file: Path, as_json: bool) -> None:
     """Explain FILE field by field: evidence, certificates or collateral of any platform. Verifies nothing."""
@@ -173,53 +129,16 @@ _WITH: Final = {
 
 
 @command.command()
-@click.argument("files", type=_FILE, nargs=-1, required=True)
-@click.option(
-    "--platform",
-    type=click.Choice(list(PLATFORMS)),
-    help="What the first file is, if its content does not say.",
-)
-@click.option(
-    "--collateral",
-    "collaterals",
-    type=_ANY,
-    multiple=True,
-    help="What vendors say: Intel's JSON, AMD's or NVIDIA's documents, a signed bundle, a custodian's "
-    "collateral folder. May be given several times.",
-)
-@click.option(
-    "--endorsements",
-    type=_FILE,
-    multiple=True,
-    help="What goes beside the evidence: certificates, tables, a TPM's signature. In the platform's order.",
-)
-@click.option("--manifest", "manifest_file", type=_FILE, help="The policy to judge it by.")
-@click.option("--root", metavar="HEX", help="The custodian's root key, for manifest and bundles.")
-@click.option(
-    "--simulated-root",
-    "simulated_roots",
-    multiple=True,
-    metavar="HEX|FILE",
-    help="Accept SIMULATED evidence under this root: its SHA-256, its certificate, or the TOML table "
-    "[simulated]. Only without a manifest, which says so itself.",
-)
-@click.option("--at", type=_Moment(), help="Judge as of this time (ISO 8601). Default: now.")
-@click.option("--ear", type=_FILE, help="Write a signed attestation result here; needs --key.")
-@click.option("--key", type=_FILE, help="Key that signs it, as `leasehold attest key` makes it.")
+@with_question
+@click.option("--manifest", "manifest_file", type=FILE, help="The policy to judge it by.")
+@click.option("--ear", type=FILE, help="Write a signed attestation result here; needs --key.")
+@click.option("--key", type=FILE, help="Key that signs it, as `leasehold attest key` makes it.")
 @click.option("--nonce", metavar="HEX", help="A nonce of 8 to 64 bytes to put into it.")
 @as_json
-@click.pass_context
 def verify(
-    ctx: click.Context,
+    question: Question,
     *,
-    files: tuple[Path, ...],
-    platform: str | None,
-    collaterals: tuple[Path, ...],
-    endorsements: tuple[Path, ...],
     manifest_file: Path | None,
-    root: str | None,
-    simulated_roots: tuple[str, ...],
-    at: Instant | None,
     ear: Path | None,
     key: Path | None,
     nonce: str | None,
@@ -227,98 +146,44 @@ def verify(
 ) -> None:
     """Verify the evidence in FILES and say whether to trust it.
 
-    The first file is the evidence; after it come what belongs to it, and device reports, each followed
-    by its certificate chain. Without --manifest you learn whether it is authentic and what it says.
+    The first file is the evidence; after it come what belongs to it, and device reports, each with its
+    certificate chain. Without --manifest you learn whether it is authentic and what it says.
     """
-    if simulated_roots and manifest_file:
+    if question.simulated is not None and manifest_file is not None:
         raise click.UsageError("--simulated-root goes without --manifest, which says it itself.")
     if (ear is None) != (key is None):
         raise click.UsageError("--ear and --key go together.")
     signer = None if key is None else read_key(key)
-    known = None if root is None else unhex(root, about="--root", size=ED25519_BYTES)
-    now = Instant(time.time_ns() // 1_000_000) if at is None else at
-    simulated = read_simulated(simulated_roots)
-    shown = None
-    manifest = None
-    try:
-        shown = read_shown(files, endorsements, platform)
-        manifest = _read_manifest(manifest_file, known, now=now)
-        custodian = known if manifest is None else manifest.root
-        store = read_collateral(collaterals, custodian=custodian, now=now)
-        found = judge(shown, store, manifest=manifest, simulated=simulated, now=now)
-        outcome = Outcome(files[0], shown, found, None, manifest, now)
-    except (Malformed, Unproven) as error:
-        outcome = Outcome(files[0], shown, (), error, manifest, now)
+    told = None if nonce is None else unhex(nonce, about="--nonce")
+    outcome = ask(question, manifest_file)
     if as_json:
         output.write_json(outcome_record(outcome))
     else:
         write_page(outcome_page(outcome))
     output.write_simulated(outcome.is_simulated)
     if outcome.error is not None:
-        ctx.exit(exit_code(outcome.error))
+        click.get_current_context().exit(exit_code(outcome.error))
     if ear is not None and signer is not None:
-        told = None if nonce is None else unhex(nonce, about="--nonce")
         _write_ear(ear, outcome, signer, nonce=told)
 
 
-def judge(
-    shown: Shown,
-    store: FileCollateral,
-    *,
-    manifest: Manifest | None,
-    simulated: Simulated | None,
-    now: Instant,
-) -> tuple[Assessment, ...]:
-    """What was shown, assessed. Raises BadEvidence, Unproven and their descendants."""
-    if shown.certificate is not None:
-        return assess_certificate(
-            shown.certificate, store, manifest=manifest, simulated=simulated, now=now
-        )
-    if shown.evidence is None:
-        store.knows(shown.devices)
-        return (
-            assess_devices(shown.devices, store, manifest=manifest, simulated=simulated, now=now),
-        )
-    store.knows(shown.evidence.devices)
-    return (assess(shown.evidence, store, manifest=manifest, simulated=simulated, now=now),)
-
-
-def _read_manifest(file: Path | None, root: bytes | None, *, now: Instant) -> Manifest | None:
-    return None if file is None else parse_manifest(read_file(file), now=now, custodian_root=root)
-
-
-def read_simulated(given: tuple[str, ...]) -> Simulated | None:
-    """Which simulated roots the user accepts; a bare fingerprint counts for whatever role it fits.
-
-    Raises FileTrouble, BadManifest, BadEvidence.
-    """
-    if not given:
-        return None
-    roles: dict[str, str] = {}
-    for text in given:
-        if len(text) == _HEX_DIGITS and not Path(text).exists():
-            found = unhex(text, about="--simulated-root").hex()
-            roles = dict.fromkeys(Simulated.__struct_fields__, found) | roles
-            continue
-        data = read_file(Path(text))
-        try:
-            found = read_certificates(data, count_max=1)[0].sha256
-            roles = dict.fromkeys(Simulated.__struct_fields__, found) | roles
-        except BadEvidence:
-            table = read_values(Path(text)).simulated
-            if table is None:
-                raise
-            roles |= {
-                name: value for name in table.__struct_fields__ if (value := getattr(table, name))
-            }
-    return Simulated(**roles)
+def ask(question: Question, manifest_file: Path | None) -> Outcome:
+    """What comes of it: an assessment, or a refusal of whatever was wrong first. Raises FileTrouble."""
+    file, now = question.files[0], question.now
+    shown = manifest = None
+    try:
+        shown = question.read_shown()
+        manifest = question.read_manifest(manifest_file)
+        return Outcome(file, shown, question.judge(shown, manifest), None, manifest, now)
+    except (Malformed, Unproven) as error:
+        return Outcome(file, shown, (), error, manifest, now)
 
 
 # Attestation results -----------------------------------------------------------------------------
 
 
 @command.command("key")
-@click.argument("file", type=_FILE)
+@click.argument("file", type=FILE)
 def make_key(*, file: Path) -> None:
     """Print the public half (JWK) of the key in FILE that signs attestation results; make it if need be."""
     if not file.exists():

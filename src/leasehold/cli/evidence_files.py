@@ -68,7 +68,10 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What the files show together: evidence, a certificate with evidence in it, or devices alone."""
+    """What the files show together: evidence, a certificate with evidence in it, or devices alone.
+
+    `devices` are the evidence's own, too.
+    """
 
     what: str
     evidence: Evidence | None = None
@@ -122,7 +125,7 @@ def read_shown(files: Sequence[Path], beside: Sequence[Path], platform: str | No
     name = platform or _platform_of(first)
     _check_one(name, parts)
     endorsements = tuple(_part(part) for part in parts)
-    return Shown(what, Evidence(name, first.data, endorsements, devices))
+    return Shown(what, Evidence(name, first.data, endorsements, devices), devices=devices)
 
 
 def _lenient(raw: bytes) -> Recognised | None:
