@@ -317,6 +317,29 @@ def test_xml_attributes_that_canonical_xml_would_pass_down_are_refused() -> None
         assert refused(changed("<Payload>", f'<Payload {name}="x">')) == "RIM, attribute"
 
 
+def test_more_namespaces_than_anybody_needs_are_refused_before_they_are_read() -> None:
+    """A hundred kilobytes of them took a minute to bring into canonical form."""
+    many = " ".join(f'xmlns:a{n}="urn:{n}"' for n in range(33))
+    assert (
+        refused(honest().replace(b"<Payload", f"<Payload {many}".encode(), 1)) == "RIM, namespaces"
+    )
+
+
+def test_more_elements_or_attributes_than_anybody_needs_are_refused() -> None:
+    for text in (
+        "<Payload>" + "<y></y>" * 256,
+        "<Payload " + " ".join(f'b{n}=""' for n in range(97)) + ">",
+    ):
+        assert refused(honest().replace(b"<Payload>", text.encode(), 1)) == "RIM, size"
+
+
+def test_what_has_no_canonical_form_is_refused() -> None:
+    """Canonical XML has none for namespaces that are relative URIs."""
+    for place in ("<Payload", "<ds:SignedInfo"):
+        data = honest().replace(place.encode(), f'{place} xmlns:a="b"'.encode(), 1)
+        assert refused(data) == "RIM, canonical form"
+
+
 def test_every_truncation_is_refused() -> None:
     data = honest()
     for length in range(0, len(data), 97):

@@ -23,6 +23,9 @@ from leasehold.core.units import KIB
 from leasehold.errors import BadEvidence, CertificateRejected, CollateralRejected, MissingExtra
 
 XML_BYTES_MAX: Final = 128 * KIB  # a real manifest has 20 to 26 KiB
+_ELEMENTS_MAX: Final = 256  # a real one has 64 measurements and some 20 others
+_ATTRIBUTES_MAX: Final = 96  # a measurement has six, and one for each alternative
+_NAMESPACES_MAX: Final = 32  # a real one declares six
 _DSIG: Final = "{http://www.w3.org/2000/09/xmldsig#}"
 _C14N: Final = "http://www.w3.org/2006/12/xml-c14n11"
 _ECDSA_SHA384: Final = "http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha384"
@@ -77,6 +80,10 @@ def _parse(data: bytes) -> Any:
     """
     if len(data) > XML_BYTES_MAX:
         raise refuse("size", len(data), f"<= {XML_BYTES_MAX} bytes")
+    if (
+        data.count(b"xmlns") > _NAMESPACES_MAX
+    ):  # canonical form takes time for elements times namespaces
+        raise refuse("namespaces", data.count(b"xmlns"), f"<= {_NAMESPACES_MAX}")
     if b"<!" in data or b"\0" in data:  # before any parser sees it: DTD, entities, comments, CDATA
         raise refuse("markup", "<! or NUL", "elements and text")
     etree = _etree()
@@ -97,9 +104,13 @@ def _parse(data: bytes) -> Any:
     outside = root.getprevious() is not None or root.getnext() is not None
     if outside or document.docinfo.internalDTD is not None:
         raise refuse("document", "more than its root", "one element")
-    for node in root.iter():
+    for number, node in enumerate(root.iter()):
         if not isinstance(node.tag, str):
             raise refuse("node", type(node).__name__, "elements and text")
+        if number == _ELEMENTS_MAX or len(node.attrib) > _ATTRIBUTES_MAX:
+            raise refuse(
+                "size", "too much", f"{_ELEMENTS_MAX} elements, {_ATTRIBUTES_MAX} attributes"
+            )
         if any(name.startswith(_XML) for name in node.attrib):
             raise refuse("attribute", "xml:", "none that canonical XML would pass down")
     return root
@@ -183,7 +194,11 @@ def _certificates(signature: Any, count: int) -> tuple[DerCertificate, ...]:
 
 def _canonical(element: Any) -> bytes:
     """Canonical XML: without `xml:` attributes version 1.0, which lxml has, and 1.1 are the same."""
-    return bytes(_etree().tostring(element, method="c14n", exclusive=False, with_comments=False))
+    etree = _etree()
+    try:
+        return bytes(etree.tostring(element, method="c14n", exclusive=False, with_comments=False))
+    except etree.C14NError as cause:  # namespaces that are relative URIs
+        raise refuse("canonical form", str(cause), "absolute namespaces") from cause
 
 
 def _check_signature(rest: bytes, signature: Any, signer: DerCertificate) -> None:
