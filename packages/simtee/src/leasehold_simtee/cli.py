@@ -17,6 +17,7 @@ from leasehold_simtee.hierarchy import Situation
 from leasehold_simtee.machine import MACHINE_FILE, Machine
 from leasehold_simtee.measure import measure as measure_package
 from leasehold_simtee.quote import Enclave
+from leasehold_simtee.samples import VALUES, make_samples
 
 WARNING: Final = (
     "SIMULATED: this machine is a file. It proves that the logic works and keeps nothing secret:\n"
@@ -113,3 +114,19 @@ def show(folder: Path, package: Path | None) -> None:
     for name, value in enclave.reference_values().items():
         click.echo(f"{name} = {json.dumps(value)}")
     click.echo(f'\n[simulated]\nroot_sha256 = "{machine.root_sha256}"')
+
+
+@main.command()
+@click.option(
+    "--out", type=_FOLDER, required=True, help="A folder for the files, one below it each."
+)
+def samples(out: Path) -> None:
+    """Write SIMULATED evidence of every platform to try things on, and print how to verify each."""
+    try:
+        for platform, sample in make_samples(os.urandom, _now()).items():
+            sample.save(out / platform)
+            words = " ".join((*sample.words, "--simulated-root", VALUES))
+            click.echo(f"cd {out / platform} && leasehold attest verify {words}")
+    except LeaseholdError as error:
+        raise _refuse(error) from error
+    click.echo(WARNING, err=True)
