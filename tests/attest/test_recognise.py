@@ -148,7 +148,8 @@ def test_the_layers_are_bounded(samples: dict[str, Sample]) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\0", b"\0" * 4096, b"hello", b"{}", b"[" * 100_000, b"-----BEGIN X-----"]
+    "data",
+    [b"", b"\0", b"\0" * 4096, b"hello", b"{}", b"[" * 100_000, b"-----BEGIN X-----\n" * 100_000],
 )
 def test_what_is_nothing_is_told_what_was_tried(data: bytes) -> None:
     with pytest.raises(UnsupportedEvidence) as caught:

@@ -267,8 +267,10 @@ _DEVICES: Final = ("nvidia-gpu", "nvidia-switch")
 
 def _pem(data: bytes) -> bytes | None:
     """One PEM block; several are a chain, which is a thing of its own."""
-    found = _PEM.findall(data)
-    return _decoded(found[0][1], _BASE64, base64.b64decode) if len(found) == 1 else None
+    if data.count(b"-----BEGIN ") != 1:
+        return None
+    found = _PEM.search(data)
+    return None if found is None else _decoded(found[2], _BASE64, base64.b64decode)
 
 
 def _hex(data: bytes) -> bytes | None:
