@@ -259,7 +259,7 @@ def make_ear(
         submods[f"{device.kind}/{device.identity}"] = Submodule(
             status_of(beside), beside, policies, Said(found.trust, device=device)
         )
-    return Ear(
+    return Ear(  # F-2
         eat_profile="tag:ietf.org,2026:rats/ear#04",
         ear_status=min((one.ear_status for one in submods.values()), key=_TRUST_ORDER.index),
         iat=now // SECOND,
