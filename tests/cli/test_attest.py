@@ -203,6 +203,7 @@ def test_the_clock_is_an_argument(files: Files) -> None:
     assert verify(*words, "--at", "2000-01-01T01:00:00+01:00", code=3)["at"] == told["at"]
     later = time.strftime("%Y-%m-%d", time.gmtime(time.time() + 40 * 86_400))
     assert verify(*words, "--at", later, code=3)["code"] == "collateral_not_current"
+    assert "Expected: after 20" in run("attest", "verify", *words, "--at", later, code=3)
     run("attest", "verify", *words, "--at", "yesterday", code=2)
 
 

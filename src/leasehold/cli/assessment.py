@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ MEASUREMENT_WORDS: Final = {
     "PCRDIGEST": "all quoted registers together",
     "TPMFIRMWARE": "the TPM's firmware version",
 }
+_TIME: Final = re.compile(r"(?<![0-9A-Za-z])1[0-9]{12}(?![0-9A-Za-z])")  # ms, 2001 to 2033
 NO_END: Final = Instant(
     221_845_392_000_000
 )  # the year 9000: NVIDIA's devices and bare keys never end
@@ -235,7 +237,7 @@ def outcome_page(outcome: Outcome) -> Page:
     top = [Row("Shown", what, str(outcome.file)), Row("Judged as of", utc(outcome.now))]
     if outcome.error is not None:
         rows = tuple(
-            Row(name, str(_shown(value)), tone=Tone.BAD if name == "Got" else None)
+            Row(name, _shown(value), tone=Tone.BAD if name == "Got" else None)
             for name, value in (
                 ("About", outcome.error.about),
                 ("Got", outcome.error.got),
@@ -265,8 +267,11 @@ def _until(ends: Instant) -> str:
     return "no end" if ends >= NO_END else utc(ends)
 
 
-def _shown(value: object) -> object:
-    return value.hex() if isinstance(value, bytes) else value
+def _shown(value: object) -> str:
+    """A refusal's own words, with times as people write them."""
+    if isinstance(value, bytes):
+        return value.hex()
+    return _TIME.sub(lambda found: utc(Instant(int(found[0]))), str(value))
 
 
 def _blocks(title: str, one: Assessment) -> list[Block]:
