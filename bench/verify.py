@@ -267,8 +267,9 @@ def crowd() -> list[Row]:
 
         beating = asyncio.create_task(heartbeat())
         await asyncio.sleep(0.05)
-        with Verifying() as verifying:
-            await asyncio.gather(*(verifying(verify) for _ in range(work)))
+        verifying = Verifying()
+        await asyncio.gather(*(verifying(verify) for _ in range(work)))
+        verifying.close()
         await asyncio.sleep(0.05)
         done.set()
         await beating

@@ -298,7 +298,7 @@ class Office:
             clock=clock,
             entropy=os.urandom,
             collateral=collateral,
-            bundled=collateral.all,
+            bundled=collateral.holdings,
             model_keys=FolderKeys(house.settings.models),
             run_blocking=in_place,
         )

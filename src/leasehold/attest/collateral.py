@@ -1,7 +1,7 @@
 """Where collateral is kept: signed bundles for consumers, a folder with high-water marks for custodians.
 
 The only module of the verifier that touches a disk. Collateral comes from the custodian's own fetch or
-from a bundle that he signed, never from the borrower. Spec: docs/spec/evidence.md, K-1 to K-4.
+from a bundle that he signed, never from the borrower. Spec: docs/spec/evidence.md, K-1 to K-4, K-5.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal, Protocol
+from typing import Annotated, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -19,7 +19,7 @@ from leasehold.attest.intel.pcs import Ca, Collateral, Facts, Tee, parse_collate
 from leasehold.core.crypto import SigningKey
 from leasehold.core.encoding import from_json, to_json
 from leasehold.core.statements import Signed, check_signed, sign
-from leasehold.core.units import DAY, MINUTE, Instant, after
+from leasehold.core.units import DAY, KIB, MINUTE, Instant, after
 from leasehold.errors import (
     BadMessage,
     CollateralMissing,
@@ -36,6 +36,7 @@ __all__ = [
     "Document",
     "FolderCollateral",
     "HeldCollateral",
+    "Holdings",
     "Kind",
     "open_bundle",
     "parse_collateral",
@@ -46,7 +47,12 @@ KIND: Final = "leasehold-collateral"
 BUNDLE_AGE_MAX: Final = DAY  # a revocation reaches consumers within a day
 CLOCK_SKEW_MAX: Final = 5 * MINUTE  # the custodian's clock may be this far ahead of the consumer's
 BUNDLE_SETS_MAX: Final = 64  # processor families among one loan's machines
+BUNDLE_DOCUMENTS_MAX: Final = 512
+DOCUMENT_BYTES_MAX: Final = 256 * KIB  # NVIDIA's manifests are the longest, ~100 KiB
+DOCUMENT_AGE_MAX: Final = DAY
 _MARKS: Final = "marks.json"
+_ORDERS: Final = "orders.json"
+_NAME: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
 _FMSPC: Final = re.compile(r"\A[0-9a-f]{12}\Z")
 
 
@@ -119,6 +125,7 @@ class _Payload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     issued: Instant
     not_after: Instant
     collaterals: Annotated[tuple[Collateral, ...], msgspec.Meta(max_length=BUNDLE_SETS_MAX)]
+    documents: Annotated[tuple[Document, ...], msgspec.Meta(max_length=BUNDLE_DOCUMENTS_MAX)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +146,16 @@ class CollateralBundle:
 
 
 def sign_bundle(
-    key: SigningKey, collaterals: Iterable[Collateral], *, now: Instant, lifetime: int = DAY
+    key: SigningKey,
+    collaterals: Iterable[Collateral],
+    documents: Iterable[Document] = (),
+    *,
+    now: Instant,
+    lifetime: int = DAY,
 ) -> Signed:
     """K-2: a bundle issued now, good for `lifetime` milliseconds but never past a day."""
     until = after(now, min(lifetime, BUNDLE_AGE_MAX))
-    return sign(key, KIND, to_json(_Payload(now, until, tuple(collaterals))))
+    return sign(key, KIND, to_json(_Payload(now, until, tuple(collaterals), tuple(documents))))
 
 
 def open_bundle(signed: Signed, public: bytes, *, now: Instant) -> CollateralBundle:
@@ -156,7 +168,9 @@ def open_bundle(signed: Signed, public: bytes, *, now: Instant) -> CollateralBun
         raise CollateralNotCurrent(about="bundle from the future", got=bundle.issued, expected=now)
     if now >= min(bundle.not_after, bundle.issued + BUNDLE_AGE_MAX):
         raise CollateralNotCurrent(about="bundle", got=bundle.issued, expected="at most a day old")
-    return CollateralBundle(bundle.issued, bundle.not_after, HeldCollateral(bundle.collaterals))
+    return CollateralBundle(
+        bundle.issued, bundle.not_after, HeldCollateral(bundle.collaterals, bundle.documents)
+    )
 
 
 # A folder for the custodian ----------------------------------------------------------------------
@@ -194,6 +208,20 @@ def _check_mark(facts: Facts, mark: _Mark) -> None:
             )
 
 
+class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """K-3: a document as it is kept, with what its vendor counts upwards."""
+
+    order: int
+    document: Document
+
+
+class Holdings(NamedTuple):
+    """All that a custodian has of the vendors, for his consumers."""
+
+    collaterals: tuple[Collateral, ...]
+    documents: tuple[Document, ...] = ()
+
+
 class FolderCollateral:
     """K-3: one JSON file per processor family, and the high-water marks beside them.
 
@@ -215,10 +243,7 @@ class FolderCollateral:
         if name in marks:
             _check_mark(facts, marks[name])
         marks[name] = _mark(facts)
-        try:
-            self._path.mkdir(parents=True, exist_ok=True)
-        except OSError as cause:
-            raise FileTrouble(about=self._path) from cause
+        self._make_folder()
         # Marks first: a crash between the two refuses the old set instead of accepting it again.
         _write(self._path / _MARKS, to_json(marks))
         _write(self._path / name, to_json(collateral))
@@ -227,9 +252,64 @@ class FolderCollateral:
         """The kept set for this family. Raises CollateralMissing, CollateralRolledBack, FileTrouble."""
         return self._load(_file_name(fmspc=fmspc, ca=ca, tee=tee), self._marks())
 
+    def add_document(self, document: Document, *, order: int) -> None:
+        """Keep a document whose `order` is not below that of any before it of this kind and name.
+
+        Raises CollateralRejected, CollateralRolledBack, FileTrouble.
+        """
+        name = _document_file(document.kind, document.name)
+        if len(document.data) > DOCUMENT_BYTES_MAX:
+            raise CollateralRejected(
+                about=name, got=len(document.data), expected=f"<= {DOCUMENT_BYTES_MAX} bytes"
+            )
+        orders = self._orders()
+        if order < orders.get(name, order):
+            raise CollateralRolledBack(about=name, got=order, expected=f">= {orders[name]}")
+        self._make_folder()
+        # The order first, for the reason that marks are.
+        _write(self._path / _ORDERS, to_json({**orders, name: order}))
+        _write(self._path / name, to_json(_Kept(order, document)))
+
     def document(self, kind: Kind, name: str) -> Document:
-        """The kept document of this kind and name. Raises CollateralMissing."""
-        raise CollateralMissing(about=f"{kind} {name}")
+        """The kept document of this kind and name.
+
+        Raises CollateralMissing, CollateralRolledBack, CollateralRejected, FileTrouble.
+        """
+        return self._load_document(_document_file(kind, name), self._orders())
+
+    def documents(self) -> tuple[Document, ...]:
+        """Every kept document, to be signed as a bundle. Raises as `document` does."""
+        orders = self._orders()
+        return tuple(self._load_document(name, orders) for name in sorted(orders))
+
+    def holdings(self) -> Holdings:
+        """All that is kept. Raises as `find` and `document` do."""
+        return Holdings(self.all(), self.documents())
+
+    def _load_document(self, name: str, orders: dict[str, int]) -> Document:
+        data = _read(self._path / name)
+        if name not in orders or data is None:
+            raise CollateralMissing(about=name.removesuffix(".json"))
+        try:
+            kept = from_json(data, _Kept)
+        except BadMessage as cause:
+            raise CollateralRejected(about=name, got=cause.got) from cause
+        if kept.order < orders[name]:
+            raise CollateralRolledBack(about=name, got=kept.order, expected=f">= {orders[name]}")
+        return kept.document
+
+    def _orders(self) -> dict[str, int]:
+        data = _read(self._path / _ORDERS)
+        try:
+            return {} if data is None else from_json(data, dict[str, int])
+        except BadMessage as cause:
+            raise CollateralRejected(about=self._path / _ORDERS, got=cause.got) from cause
+
+    def _make_folder(self) -> None:
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+        except OSError as cause:
+            raise FileTrouble(about=self._path) from cause
 
     def all(self) -> tuple[Collateral, ...]:
         """Every kept set, to be signed as a bundle. Raises as `find` does."""
@@ -253,6 +333,13 @@ class FolderCollateral:
             return {} if data is None else from_json(data, dict[str, _Mark])
         except BadMessage as cause:
             raise CollateralRejected(about=self._path / _MARKS, got=cause.got) from cause
+
+
+def _document_file(kind: str, name: str) -> str:
+    """The file of one document; refuses anything that could leave the folder."""
+    if not _NAME.match(name):
+        raise CollateralRejected(about=kind, got=name, expected="letters, digits, '.', '_' and '-'")
+    return f"{kind}-{name}.json"
 
 
 def _file_name(*, fmspc: str, ca: str, tee: str) -> str:

@@ -231,7 +231,7 @@ def make_ear(
     devices: tuple[Device, ...] = (),
     nonce: bytes | None = None,
 ) -> Ear:
-    """F-1 to F-6: the claims for a verdict, or for an appraisal that no connection was bound to.
+    """F-1, F-2, F-3 to F-6: the claims for a verdict, or for an appraisal that no connection was bound to.
 
     A verdict brings its policy and devices along; an appraisal was judged by the manifest whose digest
     (hex) is `policy`, or by nobody. `nonce` is the relying party's, 8 to 64 bytes. Raises BadMessage.

@@ -25,6 +25,7 @@ from leasehold.custodian.release import FolderKeys
 from leasehold.custodian.service import Custodian, Ports
 from leasehold.custodian.settings import CLOCK_SKEW, Place, Settings
 from leasehold.custodian.store.sqlite import SqliteStore
+from leasehold.custodian.verifying import Verifying
 from leasehold.errors import LeaseholdError
 from leasehold.net.certificates import Validity, issue_server
 from leasehold.net.servers import Address, serving
@@ -66,15 +67,16 @@ async def running(
     the_clock = clock or SystemClock()
     collateral = FolderCollateral(settings.collateral)
     store = SqliteStore.open(settings.ledger)
+    verifying = Verifying()
     try:
         ports = Ports(
             store=store,
             clock=the_clock,
             entropy=os.urandom,
             collateral=collateral,
-            bundled=collateral.all,
+            bundled=collateral.holdings,
             model_keys=FolderKeys(settings.models),
-            run_blocking=asyncio.to_thread,
+            run_blocking=verifying,
         )
         custodian = Custodian(settings.keys, settings.rules, ports)
         app = build(Desk(custodian, settings), log)
@@ -88,6 +90,7 @@ async def running(
                 sweeping.cancel()
                 await asyncio.gather(sweeping, return_exceptions=True)
     finally:
+        verifying.close()
         await store.close()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
-from leasehold.attest.collateral import Collateral, CollateralStore, sign_bundle
+from leasehold.attest.collateral import CollateralStore, Holdings, sign_bundle
 from leasehold.attest.manifest import parse_manifest
 from leasehold.core.binding import NONCE_BYTES
 from leasehold.core.crypto import Entropy, instance_id
@@ -88,7 +88,7 @@ class Ports:
     clock: Clock
     entropy: Entropy
     collateral: CollateralStore
-    bundled: Callable[[], tuple[Collateral, ...]]
+    bundled: Callable[[], Holdings]
     model_keys: KeyStore
     run_blocking: RunBlocking
 
@@ -181,7 +181,7 @@ class Custodian:
 
     def _signed_bundle(self, now: Instant) -> Signed:
         if self._bundle is None or now >= after(self._bundle[0], BUNDLE_REFRESH):
-            self._bundle = now, sign_bundle(self.keys.root, self.ports.bundled(), now=now)
+            self._bundle = now, sign_bundle(self.keys.root, *self.ports.bundled(), now=now)
         return self._bundle[1]
 
     # The channel ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ def _politely(work: Callable[[], T]) -> T:
 
 
 class Verifying:
-    """Runs slow functions one after the other, beside the event loop; a context manager."""
+    """Runs slow functions one after the other, beside the event loop."""
 
     __slots__ = ("_thread",)
 
@@ -40,8 +40,6 @@ class Verifying:
         """The function's result, in its turn. Raises what it raises."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, _politely, work)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the thread; what still waits in line is dropped."""
         self._thread.shutdown(wait=False, cancel_futures=True)

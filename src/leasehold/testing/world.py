@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from leasehold.attest.collateral import Document, HeldCollateral, parse_collateral
+from leasehold.attest.collateral import Document, HeldCollateral, Holdings, parse_collateral
 from leasehold.attest.intel.reference import Sgx
 from leasehold.attest.manifest import Manifest, sign_manifest
 from leasehold.attest.reference import Machine as ListedMachine
@@ -192,7 +192,7 @@ class World:
             clock=self.clock,
             entropy=self.entropy,
             collateral=held,
-            bundled=lambda: held.collaterals,
+            bundled=lambda: Holdings(held.collaterals),
             model_keys=_OneKey(self),
             run_blocking=in_place,
         )
