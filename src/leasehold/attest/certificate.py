@@ -40,10 +40,12 @@ _SCHEMES: Final = {
     bytes.fromhex("2a864886f70d01010d"): Scheme.RSA_SHA512,
 }
 _PSS: Final = {
-    bytes.fromhex("608648016503040201"): Scheme.PSS_SHA256,
-    bytes.fromhex("608648016503040202"): Scheme.PSS_SHA384,
-    bytes.fromhex("608648016503040203"): Scheme.PSS_SHA512,
+    bytes.fromhex("608648016503040201"): (Scheme.PSS_SHA256, 32),
+    bytes.fromhex("608648016503040202"): (Scheme.PSS_SHA384, 48),
+    bytes.fromhex("608648016503040203"): (Scheme.PSS_SHA512, 64),
 }
+_PSS_TAGS: Final = [0xA0, 0xA1, 0xA2]
+_MGF1: Final = bytes.fromhex("2a864886f70d010108")
 _PEM: Final = re.compile(
     rb"-----BEGIN CERTIFICATE-----[ \t\r]*\n([A-Za-z0-9+/=\s]+?)-----END CERTIFICATE-----"
 )
@@ -144,24 +146,30 @@ def _scheme(algorithm: Element) -> Scheme:
 
 def _pss(parameters: Element) -> Scheme:
     """RFC 4055, section 3.1: hash, MGF1 with the same hash, a salt of the hash's size."""
-    wanted = {"hash": 0xA0, "mask": 0xA1, "salt": 0xA2}
-    found = {child.tag: child.content for child, _ in children(content(parameters, Tag.SEQUENCE))}
-    trailer = found.pop(0xA3, None)
-    if set(found) != set(wanted.values()) or trailer not in (None, b"\x02\x01\x01"):
-        raise _refuse("PSS parameters", sorted(map(hex, found)), "hash, mask and salt")
-    digest = children(content(parse_der(found[0xA0]), Tag.SEQUENCE))
-    mask = children(content(parse_der(found[0xA1]), Tag.SEQUENCE))
-    if not digest or len(mask) != 2:
-        raise _refuse("PSS parameters", parameters.content, "a hash and MGF1")
-    masked = children(content(mask[1][0], Tag.SEQUENCE))
-    oid = content(digest[0][0], Tag.OBJECT_IDENTIFIER)
-    if oid not in _PSS or not masked or masked[0] != digest[0]:
-        raise _refuse("PSS hash", oid, "SHA-2, the same for MGF1")
-    scheme = _PSS[oid]
-    salt = {Scheme.PSS_SHA256: 32, Scheme.PSS_SHA384: 48, Scheme.PSS_SHA512: 64}[scheme]
-    if integer(parse_der(found[0xA2])) != salt:
-        raise _refuse("PSS salt", found[0xA2], f"{salt} bytes")
+    parts = [child for child, _ in children(content(parameters, Tag.SEQUENCE))]
+    # AMD writes the trailer though it is the default, against DER.
+    if [part.tag for part in parts] not in (_PSS_TAGS, [*_PSS_TAGS, 0xA3]):
+        raise _refuse("PSS parameters", [hex(part.tag) for part in parts], "hash, mask and salt")
+    if len(parts) == 4 and integer(parse_der(parts[3].content)) != 1:
+        raise _refuse("PSS trailer", parts[3].content, "1")
+    digest = _hash(parse_der(parts[0].content))
+    mask = children(content(parse_der(parts[1].content), Tag.SEQUENCE))
+    if len(mask) != 2 or content(mask[0][0], Tag.OBJECT_IDENTIFIER) != _MGF1:
+        raise _refuse("PSS mask", parts[1].content, "MGF1 with a hash")
+    if digest not in _PSS or _hash(mask[1][0]) != digest:
+        raise _refuse("PSS hash", digest, "SHA-2, the same for MGF1")
+    scheme, salt = _PSS[digest]
+    if integer(parse_der(parts[2].content)) != salt:
+        raise _refuse("PSS salt", parts[2].content, f"{salt} bytes")
     return scheme
+
+
+def _hash(algorithm: Element) -> bytes:
+    """The OID of a hash, which has no parameters (RFC 4055, section 2.1)."""
+    parts = children(content(algorithm, Tag.SEQUENCE))
+    if not parts or [part for part, _ in parts[1:]] not in ([], [Element(Tag.NULL, b"")]):
+        raise _refuse("hash", algorithm.content, "an identifier, and none or NULL")
+    return content(parts[0][0], Tag.OBJECT_IDENTIFIER)
 
 
 def _validity(element: Element) -> tuple[Instant, Instant]:

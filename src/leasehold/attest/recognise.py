@@ -248,7 +248,11 @@ ROWS: Final = (
     Row("an SGX or TDX quote, or Intel's collateral", intel.recognise, Kind.INTEL_COLLATERAL),
     Row("a TPM quote or signature, or an Azure HCL report", tpm.recognise, Kind.ENDORSEMENT),
     Row("an SNP report, certificate table, VCEK or VLEK", amd.recognise, Kind.ENDORSEMENT),
-    Row("an NVIDIA GPU or switch report, or reference manifest", nvidia.recognise, Kind.REFERENCE_MANIFEST),
+    Row(
+        "an NVIDIA GPU or switch report, or reference manifest",
+        nvidia.recognise,
+        Kind.REFERENCE_MANIFEST,
+    ),
     Row("an RA-TLS certificate", ratls.recognise, Kind.CERTIFICATE_WITH_EVIDENCE),
     Row("Leasehold evidence", _evidence, Kind.EVIDENCE),
     Row("a signed bundle of collateral", _bundle, Kind.BUNDLE),

@@ -169,6 +169,8 @@ def _signed_crl(der: bytes, about: str) -> tuple[SignedCrl, bytes, bytes, Scheme
         crl = x509.load_der_x509_crl(der)
         digest, parameters = crl.signature_hash_algorithm, crl.signature_algorithm_parameters
         kind = _KINDS[type(parameters).__name__]
+        if any(one.critical for one in crl.extensions):  # a delta, or somebody else's serials
+            raise CollateralRejected(about=about, expected="a CRL with nothing critical")
         name = {"sha256": "SHA-256", "sha384": "SHA-384", "sha512": "SHA-512"}[
             "" if digest is None else digest.name
         ]

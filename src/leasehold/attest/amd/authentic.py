@@ -9,8 +9,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from leasehold.attest.amd.endorsement import Endorsement, parse_endorsement, read_all
-from leasehold.attest.amd.kds import Endorser, chain_name, hardware_id, vcek_name
+from leasehold.attest.amd.kds import (
+    TURIN_CHIP_ID_BYTES,
+    Endorser,
+    chain_name,
+    hardware_id,
+    vcek_name,
+)
 from leasehold.attest.amd.report import (
+    PRODUCTS,
     SIGNED_BYTES,
     Report,
     SigningKey,
@@ -27,9 +34,7 @@ from leasehold.attest.certificate import (
 from leasehold.attest.collateral import CollateralStore, Document
 from leasehold.attest.reference import Simulated
 from leasehold.attest.signatures import Scheme, is_signed
-from leasehold.attest.verdict import (
-    Trust,
-)
+from leasehold.attest.verdict import Trust
 from leasehold.attest.x509 import check_crl
 from leasehold.core.units import Instant
 from leasehold.errors import (
@@ -38,10 +43,12 @@ from leasehold.errors import (
     CertificateRevoked,
     CollateralMissing,
     CollateralNotCurrent,
+    CollateralRejected,
     QuoteForged,
 )
 
 _CHAIN_MAX: Final = 3
+_CRITICAL: Final = frozenset((bytes.fromhex("551d13"), bytes.fromhex("551d0f")))  # RFC 5280, 4.2.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +81,7 @@ def authenticate(
     # E-7: before the chain, so that a report beside somebody else's certificate is told as such
     if not is_signed(leaf.spki, Scheme.ECDSA_SHA384, report.data[:SIGNED_BYTES], report.signature):
         raise QuoteForged(about="SNP report", got="a bad signature", expected=f"one by {leaf.name}")
-    above, kept = _chain(leaf, given, collateral, now=now)
-    intermediate, ark = above
+    (intermediate, ark), kept = _chain(leaf, given, collateral, now=now)
     anchor = decide_anchor(ark, simulated)  # E-4
     check_roles(leaf, intermediate, ark, anchor, now=now)
     endorsement = parse_endorsement(leaf)  # E-5
@@ -139,19 +145,24 @@ def _chain(
         return (intermediate, ark), []
     endorser: Endorser = "vlek" if "VLEK" in leaf.issuer_name else "vcek"
     product = leaf.issuer_name.rpartition("-")[2]
+    if product not in PRODUCTS:  # nobody's word becomes a name in the store
+        raise CertificateRejected(
+            about=f"issuer of {leaf.name}", got=leaf.issuer_name, expected=", ".join(PRODUCTS)
+        )
     document = _current(collateral.document("amd-chain", chain_name(endorser, product)), now=now)
     found = _read(document, count=2)
     return (found[0], found[1]), [document.good_until]
 
 
 def _read(document: Document, *, count: int) -> tuple[DerCertificate, ...]:
-    found = read_certificates(document.data, count_max=_CHAIN_MAX)
+    """The certificates of a document that is the verifier's own. Raises CollateralRejected."""
+    about = f"{document.kind} {document.name}"
+    try:
+        found = read_certificates(document.data, count_max=_CHAIN_MAX)
+    except BadEvidence as cause:
+        raise CollateralRejected(about=about, got=cause.message, expected="certificates") from cause
     if len(found) != count:
-        raise BadEvidence(
-            about=f"{document.kind} {document.name}",
-            got=len(found),
-            expected=f"{count} certificates",
-        )
+        raise CollateralRejected(about=about, got=len(found), expected=f"{count} certificates")
     return found
 
 
@@ -164,6 +175,8 @@ def check_roles(
     now: Instant,
 ) -> None:
     """E-4: names say what each certificate is for, each signed the one below, and all are valid now.
+
+    The root is checked like the others: its pin covers its key and nothing else that it says.
 
     Raises CertificateRejected.
     """
@@ -181,10 +194,15 @@ def check_roles(
     ):
         if got != expected:
             raise CertificateRejected(about=f"AMD {about}", got=got, expected=expected)
-    for certificate in (leaf, intermediate, ark):
+    for certificate, issuer in ((leaf, intermediate), (intermediate, ark), (ark, ark)):
         check_valid_at(certificate, now=now)
-    check_issued(leaf, intermediate)
-    check_issued(intermediate, ark)
+        if not certificate.critical <= _CRITICAL or certificate.scheme is not Scheme.PSS_SHA384:
+            raise CertificateRejected(
+                about=certificate.name,
+                got=f"{certificate.scheme.name}, {len(certificate.critical)} critical extensions",
+                expected="PSS_SHA384, nothing critical but basic constraints and key usage",
+            )
+        check_issued(certificate, issuer)
 
 
 def check_endorsement(report: Report, endorsement: Endorsement, anchor: Anchor) -> None:
@@ -196,7 +214,7 @@ def check_endorsement(report: Report, endorsement: Endorsement, anchor: Anchor) 
     if (said := report.product) is not None and said != product:
         raise CertificateRejected(about="product of the chain", got=product, expected=said)
     chip = report.chip_id
-    if product == "Turin" and any(chip[8:]):
+    if product == "Turin" and any(chip[TURIN_CHIP_ID_BYTES:]):
         raise BadEvidence(about="chip id", got=chip, expected="zeros after 8 bytes")
     for about, got, expected in (
         ("signing key", endorsement.kind.name, report.signing_key.name),
@@ -205,14 +223,12 @@ def check_endorsement(report: Report, endorsement: Endorsement, anchor: Anchor) 
     ):
         if got != expected:
             raise CertificateRejected(about=f"certificate's {about}", got=got, expected=expected)
-    if endorsement.kind is SigningKey.VCEK and endorsement.hardware_id != hardware_id(
-        chip, product
-    ):
-        raise CertificateRejected(
-            about="certificate's hardware id",
-            got=endorsement.hardware_id,
-            expected=hardware_id(chip, product),
-        )
+    if endorsement.kind is SigningKey.VCEK:
+        wanted = hardware_id(chip, product)
+        if endorsement.hardware_id != wanted or not any(wanted):  # zeros name every masked chip
+            raise CertificateRejected(
+                about="certificate's hardware id", got=endorsement.hardware_id, expected=wanted
+            )
 
 
 def check_revocation(
@@ -236,8 +252,10 @@ def check_revocation(
     crl = check_crl(
         _current(document, now=now).data, ark.spki, issuer=ark.subject, about=document.name
     )
-    if now >= crl.ends:
-        raise CollateralNotCurrent(about=document.name, got=crl.ends, expected=f"after {now}")
+    if not crl.starts <= now < crl.ends:
+        raise CollateralNotCurrent(
+            about=f"amd-crl {document.name}", got=now, expected=f"{crl.starts} to {crl.ends}"
+        )
     if intermediate.serial in crl.revoked:
         raise CertificateRevoked(about=intermediate.name, got=f"serial {intermediate.serial:x}")
     return min(crl.ends, document.good_until)

@@ -33,6 +33,7 @@ _BOOTLOADER, _TEE, _SNP, _MICROCODE, _FMC = (
     _ARC + bytes((3, number)) for number in (1, 2, 3, 8, 9)
 )
 _SVN_MAX: Final = 0xFF
+_FAMILY: Final = {"Siena": "Genoa"}  # AMD 57230: shares Genoa's root and authorities
 
 
 class Entry(NamedTuple):
@@ -100,7 +101,7 @@ def read_all(blobs: Iterable[bytes]) -> tuple[DerCertificate, ...]:
     found: list[DerCertificate] = []
     for blob in blobs:
         parts = [blob]
-        if is_table(blob):
+        if not blob.startswith((b"\x30", b"-----BEGIN")):  # DER, PEM
             parts = [row.data for row in parse_table(blob) if row.guid in NAMES and row.data]
         for part in parts:
             found += read_certificates(part, count_max=CERTIFICATES_MAX)
@@ -118,6 +119,12 @@ def parse_endorsement(certificate: DerCertificate) -> Endorsement:
     """
     extensions = certificate.extensions
     hardware, csp = extensions.get(_HARDWARE_ID), extensions.get(_CSP_ID)
+    product = _text(_needed(certificate, _PRODUCT)).partition("-")[0]
+    product = _FAMILY.get(product, product)
+    if (_FMC in extensions) != (product == "Turin"):
+        raise BadEvidence(
+            about=certificate.name, got=product, expected="an FMC level for Turin and no other"
+        )
     if (hardware is None) == (csp is None):
         raise BadEvidence(
             about=certificate.name,
@@ -126,7 +133,7 @@ def parse_endorsement(certificate: DerCertificate) -> Endorsement:
         )
     return Endorsement(
         kind=SigningKey.VLEK if hardware is None else SigningKey.VCEK,
-        product=_text(_needed(certificate, _PRODUCT)).partition("-")[0],
+        product=product,
         tcb=Tcb(
             bootloader=_svn(certificate, _BOOTLOADER),
             tee=_svn(certificate, _TEE),

@@ -11,11 +11,7 @@ from typing import Final
 from leasehold.attest.amd.authentic import Authentic, authenticate
 from leasehold.attest.amd.kds import hardware_id
 from leasehold.attest.amd.reference import POLICY_DEBUG, POLICY_MIGRATE_MA, Snp
-from leasehold.attest.amd.report import (
-    Report,
-    Tcb,
-    parse_tcb,
-)
+from leasehold.attest.amd.report import Report, Tcb, parse_tcb
 from leasehold.attest.collateral import CollateralStore
 from leasehold.attest.manifest import Manifest
 from leasehold.attest.platform import Platform
@@ -103,16 +99,17 @@ def check_reference(report: Report, expected: Snp) -> None:
 
 
 def judge_tcb(report: Report, product: str, expected: Snp) -> TcbStatus:
-    """E-10: current, where the reported and the committed level reach the floor in every component.
+    """E-10: current, where all four levels that the report gives reach the floor in every component.
 
-    The committed level is the one that the machine cannot be rolled back below. Raises
-    PlatformNotAllowed for a product without floor.
+    The committed level is the one that the machine cannot be rolled back below; the launch level
+    vouches for the measurement. Raises PlatformNotAllowed for a product without floor.
     """
     floor = expected.floor(product)
     if floor is None:
         raise PlatformNotAllowed(about=product, expected=f"a floor snp.{product.lower()}")
     least = Tcb(floor.bootloader, floor.tee, floor.snp, floor.microcode, floor.fmc)
-    levels = (parse_tcb(raw, product) for raw in (report.reported_tcb, report.committed_tcb))
+    given = (report.reported_tcb, report.committed_tcb, report.current_tcb, report.launch_tcb)
+    levels = (parse_tcb(raw, product) for raw in given)
     reached = all(
         got >= wanted for level in levels for got, wanted in zip(level, least, strict=True)
     )
@@ -177,10 +174,10 @@ def judge(seen: Authentic, expected: Snp, manifest: Manifest, *, now: Instant) -
         raise CollateralMissing(
             about=f"amd-crl {seen.product}", expected="AMD's list of revoked certificates"
         )
-    check_signing_key(seen, expected)  # E-11
+    check_reference(seen.report, expected)  # E-9
     status = judge_tcb(seen.report, seen.product, expected)  # E-10
     waiver = check_tcb(status, (), manifest.waivers, now=now)  # V-11
-    check_reference(seen.report, expected)  # E-9
+    check_signing_key(seen, expected)  # E-11
     return with_waiver(replace(observed(seen), tcb_status=status), waiver)
 
 
