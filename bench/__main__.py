@@ -7,7 +7,7 @@ from importlib import import_module
 
 from bench.harness import Row, report
 
-BENCHES = ("gate", "verify")
+BENCHES = ("gate", "verify", "refusals")
 
 
 def main() -> int:

@@ -33,7 +33,7 @@ def test_a_serial_number_that_fills_twenty_octets_is_read() -> None:
     assert read.serial == int.from_bytes(octets, "big")
 
 
-@pytest.mark.parametrize("octets", [b"\x01" + bytes(20), b"\0\x80" + bytes(20)])
+@pytest.mark.parametrize("octets", [b"\0", b"\xff", b"\x01" + bytes(20), b"\0\x80" + bytes(20)])
 def test_other_serial_numbers_are_refused(octets: bytes) -> None:
     with pytest.raises(BadEvidence):
         read_chain(with_serial(octets), count=1, about="chain", error=BadEvidence)

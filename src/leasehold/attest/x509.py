@@ -6,6 +6,7 @@ are for what dcap-qvl does not look at: who may sign what, and when everything e
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -14,6 +15,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
@@ -26,6 +28,8 @@ _SGX_EXTENSION: Final = ObjectIdentifier("1.2.840.113741.1.13.1")
 _SERIAL_END: Final = 1 << 160  # Intel fills 20 octets and adds a sign octet
 _KINDS: Final = {"ECDSA": "ECDSA", "PKCS1v15": "PKCS1", "PSS": "PSS"}
 _KEPT: Final = 256  # machines and their authorities come back with every attestation
+# A peer's certificate with such a number is refused below; it shall not write into anybody's log.
+warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
 # What `cryptography` raises for certificates that it cannot read (its documentation, X.509 reference).
 _UNREADABLE: Final = (
     ValueError,
@@ -33,6 +37,7 @@ _UNREADABLE: Final = (
     x509.InvalidVersion,
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
+    CryptographyDeprecationWarning,  # where warnings are errors
 )
 
 
