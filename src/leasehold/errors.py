@@ -541,6 +541,13 @@ class ModelUnreachable(Unavailable):
     do = "Check the address of the sealed file; it must answer HTTP range requests."
 
 
+class VendorUnreachable(Unavailable):
+    """A vendor's service does not answer as it should."""
+
+    code = "vendor_unreachable"
+    do = "Check the address in the table [collateral] of custodian.toml, the network and the proxy."
+
+
 class ChannelClosed(Unavailable):
     """The connection ended."""
 

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leasehold.attest.collateral import parse_collateral, sign_bundle
+from leasehold.attest.collateral import DatedSet, Holdings, parse_collateral, sign_bundle
 from leasehold.attest.ear import make_ear, sign_ear
 from leasehold.attest.manifest import sign_manifest
 from leasehold.attest.recognise import FILE_BYTES_MAX, LAYERS_MAX, ROWS, Kind, describe
 from leasehold.core.encoding import to_json
 from leasehold.core.evidence import DeviceEvidence, Evidence
+from leasehold.core.units import Instant
 from leasehold.errors import BadEvidence, LeaseholdError, UnsupportedEvidence
 from leasehold_simtee.samples import Sample, make_samples
 
@@ -80,7 +81,11 @@ def test_what_leasehold_itself_writes(bench: Bench) -> None:
     shown = {one.name: one.value for one in result.description.sections[0].fields}
     assert shown["ear_status"] == "contraindicated"
     assert shown["eat_nonce"] == "AAAAAAAAAAA"
-    bundle = sign_bundle(bench.key, [parse_collateral(bench.machine.collateral)], now=NOW)
+    bundle = sign_bundle(
+        bench.key,
+        Holdings((DatedSet(parse_collateral(bench.machine.collateral), Instant(NOW + 1000)),)),
+        now=NOW,
+    )
     assert describe(to_json(bundle)).kind is Kind.BUNDLE
 
 

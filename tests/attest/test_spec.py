@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 
 import leasehold.attest
+import leasehold.custodian.collateral
 from leasehold.errors import codes
 
 ROOT = Path(__file__).parents[2]
+PACKAGES = (leasehold.attest, leasehold.custodian.collateral)
 CODE = "\n".join(
-    path.read_text("utf-8") for path in Path(leasehold.attest.__file__).parent.rglob("*.py")
+    path.read_text("utf-8")
+    for package in PACKAGES
+    for path in Path(str(package.__file__)).parent.rglob("*.py")
 )
 
 
@@ -26,7 +30,7 @@ def cited(letter: str, text: str) -> set[int]:
 
 PAGES = [
     ("V", "evidence.md"),
-    ("K", "evidence.md"),
+    ("K", "collateral.md"),
     ("P", "manifest.md"),
     ("E", "snp.md"),
     ("X", "tdx.md"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from leasehold.attest.collateral import parse_collateral, sign_bundle
+from leasehold.attest.collateral import DatedSet, Holdings, parse_collateral, sign_bundle
 from leasehold.attest.ear import Tier, read_ear
 from leasehold.attest.verdict import TcbStatus
 from leasehold.cli import output
@@ -271,7 +271,8 @@ def test_collateral_from_a_custodian_s_folder_and_from_a_bundle(
     assert verify(*words, folder)["verdict"] == "authentic"
     root = settings.read_keys(Path(files.custodian)).root
     now = Instant(time.time_ns() // 1_000_000)
-    bundle = sign_bundle(root, [parse_collateral(Path(collateral).read_bytes())], now=now)
+    dated = DatedSet(parse_collateral(Path(collateral).read_bytes()), Instant(now + 60_000))
+    bundle = sign_bundle(root, Holdings((dated,)), now=now)
     (tmp_path / "bundle.json").write_bytes(to_json(bundle))
     given = (*words, str(tmp_path / "bundle.json"))
     assert verify(*given, "--root", root.public.hex())["verdict"] == "authentic"

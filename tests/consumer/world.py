@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from leasehold.attest.collateral import parse_collateral, sign_bundle
+from leasehold.attest.collateral import DatedSet, Holdings, parse_collateral, sign_bundle
 from leasehold.attest.intel.reference import Sgx
 from leasehold.attest.manifest import Manifest, sign_manifest
 from leasehold.attest.reference import Machine as Listed
@@ -96,7 +96,8 @@ class World:
 
     def collateral(self, *, key: SigningKey | None = None, lifetime: int = DAY) -> Signed:
         """The custodian's bundle for consumers, issued now."""
-        bundle = (parse_collateral(self.machine.collateral),)
+        until = after(self.clock.now(), DAY)
+        bundle = Holdings((DatedSet(parse_collateral(self.machine.collateral), until),))
         return sign_bundle(
             key or self.custodian, bundle, now=self.clock.now(), lifetime=Duration(lifetime)
         )

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import httpx2
 
-from leasehold.attest.collateral import FolderCollateral, parse_collateral
+from leasehold.attest.collateral import parse_collateral
 from leasehold.attest.intel.reference import Sgx
 from leasehold.attest.manifest import Manifest, sign_manifest
 from leasehold.attest.reference import Machine as ListedMachine
@@ -30,13 +30,16 @@ from leasehold.core.units import DAY, MINUTE, Duration, Instant, Units, after
 from leasehold.custodian import settings as settings_module
 from leasehold.custodian.api import build
 from leasehold.custodian.appraise import CONFIGURATION_KIND
+from leasehold.custodian.collateral.folder import FolderCollateral
+from leasehold.custodian.collateral.intake import Intake
 from leasehold.custodian.desk import Desk
 from leasehold.custodian.ledger import consumers, grants, loans
 from leasehold.custodian.ledger.operators import Operator, Role
 from leasehold.custodian.log import FIELDS
+from leasehold.custodian.ports import Ports
 from leasehold.custodian.release import FolderKeys, read_header
 from leasehold.custodian.seal import seal_folder
-from leasehold.custodian.service import Custodian, NewLoan, Ports
+from leasehold.custodian.service import Custodian, NewLoan
 from leasehold.custodian.settings import Place, Rules, Settings
 from leasehold.custodian.store.inline import InlineStore
 from leasehold.errors import ChannelClosed
@@ -196,7 +199,7 @@ class House:
             folder, address=place, names=["localhost"], now=now, entropy=os.urandom
         )
         machine = Machine.create(os.urandom, now)
-        FolderCollateral(settings.collateral).add(parse_collateral(machine.collateral))
+        take_in(settings.collateral, machine.collateral, now)
         house = cls(settings, machine, b"", b"")
         house.configuration = house.configure()
         house.manifest = house.make_manifest()
@@ -298,7 +301,6 @@ class Office:
             clock=clock,
             entropy=os.urandom,
             collateral=collateral,
-            bundled=collateral.holdings,
             model_keys=FolderKeys(house.settings.models),
             run_blocking=in_place,
         )
@@ -381,6 +383,12 @@ async def challenge_over(client: httpx2.AsyncClient) -> Challenge:
     answer = await client.post("/enclave/challenge")
     assert answer.status_code == 200, answer.text
     return from_json(answer.content, Challenge)
+
+
+def take_in(folder: Path, collateral: bytes, now: Instant) -> None:
+    """Keep a set as an operator does who fetched it himself."""
+    intake = Intake(FolderCollateral(folder), by_hand=True)
+    intake.set(parse_collateral(collateral), source="test", now=now)
 
 
 def listen_anywhere(settings: Settings) -> Settings:

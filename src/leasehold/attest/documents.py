@@ -1,4 +1,4 @@
-"""What a store has to know of a vendor's document before it keeps it: K-5 of docs/spec/evidence.md.
+"""What a store has to know of a vendor's document before it keeps it: K-5 of docs/spec/collateral.md.
 
 Reads without believing: whether a document is authentic is judged each time it is used.
 """

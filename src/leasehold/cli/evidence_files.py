@@ -16,7 +16,6 @@ from leasehold.attest.collateral import (
     Collateral,
     CollateralStore,
     Document,
-    FolderCollateral,
     HeldCollateral,
     Kind,
     open_bundle,
@@ -33,6 +32,7 @@ from leasehold.core.encoding import from_json
 from leasehold.core.evidence import DeviceEvidence, Evidence
 from leasehold.core.statements import Signed
 from leasehold.core.units import Instant
+from leasehold.custodian.collateral.folder import FolderCollateral
 from leasehold.errors import (
     BadEvidence,
     CollateralMissing,

@@ -122,7 +122,7 @@ def instances(access: Access, *, loan_name: str | None, state: str | None, as_js
             "yes" if one.connected else "no",
             "SIMULATED" if one.simulated else "hardware",
             output.utc(one.seen),
-            "; ".join(one.findings),
+            f"REFUSED: {one.refusal}" if one.refusal else "; ".join(one.findings),
         )
         for one in found
     ]

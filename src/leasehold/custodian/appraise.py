@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from leasehold.attest.collateral import CollateralStore
+from leasehold.attest.collateral import CollateralStore, Holdings, UsedCollateral
 from leasehold.attest.manifest import Manifest, parse_manifest
 from leasehold.attest.verdict import Verdict
 from leasehold.attest.verify import verify
@@ -36,7 +36,7 @@ class _Configuration(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """An instance whose evidence passed. Only `appraise` makes one."""
+    """An instance whose evidence passed, and the collateral that it took. Only `appraise` makes one."""
 
     instance: str
     loan: str
@@ -45,6 +45,7 @@ class Accepted:
     tls_spki: bytes
     statement_key: bytes
     kem_key: bytes
+    collateral: Holdings
 
 
 def loan_of(attest: Attest, *, root: bytes) -> str:
@@ -91,14 +92,16 @@ def appraise(
         root,
         attest.configuration,
     )
+    used = UsedCollateral(collateral)
     return Accepted(
         instance=instance_id(attest.tls_spki),
         loan=loan,
-        verdict=verify(attest.evidence, binding, policy, collateral, now=now),
+        verdict=verify(attest.evidence, binding, policy, used, now=now),
         evidence_digest=attest.evidence.digest(),
         tls_spki=attest.tls_spki,
         statement_key=attest.statement_key,
         kem_key=attest.kem_key,
+        collateral=used.holdings,
     )
 
 

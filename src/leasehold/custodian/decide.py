@@ -6,6 +6,7 @@ Spec: docs/spec/session.md, N-4 to N-7. Refuses to know who else should be told.
 from __future__ import annotations
 
 from leasehold.core.messages import (
+    AttestAgain,
     ExtensionAsk,
     ExtensionQuery,
     FromCustodian,
@@ -14,12 +15,13 @@ from leasehold.core.messages import (
     HeartbeatAck,
     LeaseAsk,
     LeaseClose,
+    Problem,
     StopProof,
 )
 from leasehold.core.units import Instant
 from leasehold.custodian.ledger import asks, extensions, instances, reports, stops
 from leasehold.custodian.store.port import Tx
-from leasehold.errors import EvidenceExpired, LeaseholdError, LoanStopped
+from leasehold.errors import LeaseholdError, LoanStopped, UnknownThing
 
 
 def refusal_of(tx: Tx, *, now: Instant, instance: str) -> LeaseholdError | None:
@@ -30,10 +32,12 @@ def refusal_of(tx: Tx, *, now: Instant, instance: str) -> LeaseholdError | None:
     """
     try:
         instances.check_speaks(tx, now=now, instance=instance)
-    except EvidenceExpired as refusal:
-        return refusal
     except LoanStopped:
         return None
+    except UnknownThing:
+        raise
+    except LeaseholdError as refusal:
+        return refusal
     return None
 
 
@@ -55,13 +59,14 @@ def decide(tx: Tx, *, now: Instant, instance: str, message: FromEnclave) -> From
     """The answer to one message, with all that it changes.
 
     O-12: closing reports and proofs of stop only ever give rights back and carry the instance's own
-    signature, so they count whatever became of its evidence. Raises EvidenceExpired, UnknownThing,
-    BadMessage, BadSignature; for extension requests also UnknownKey and Conflict.
+    signature, so they count whatever became of its evidence; everything else is answered with
+    AttestAgain, and the reason, where the evidence counts no more. Raises UnknownThing, BadMessage,
+    BadSignature; for extension requests also UnknownKey and Conflict.
     """
     if not isinstance(message, LeaseClose | StopProof):
         refusal = refusal_of(tx, now=now, instance=instance)
         if refusal is not None:
-            raise refusal
+            return AttestAgain(Problem(refusal.code, refusal.message))
     match message:
         case Heartbeat(sequence=sequence, usage=usage):
             reports.report_usage(tx, now=now, instance=instance, usage=usage)

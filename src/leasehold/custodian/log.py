@@ -18,6 +18,8 @@ FIELDS: Final = frozenset(
         "error",
         "instance",
         "instances",
+        "item",
+        "items",
         "leases",
         "loan",
         "method",

@@ -230,7 +230,10 @@ class KeyCapView(_Record, frozen=True):
 
 
 class InstanceView(_Record, frozen=True):
-    """An instance; `simulated` and `findings` are from its verdict, `connected` is whether it listens now."""
+    """An instance; `simulated` and `findings` are from its verdict, `connected` is whether it listens now.
+
+    `refusal` is why its last evidence was ended (N-10); empty where it was not.
+    """
 
     id: str
     loan: str
@@ -242,6 +245,7 @@ class InstanceView(_Record, frozen=True):
     connected: bool
     simulated: bool
     findings: tuple[str, ...]
+    refusal: str = ""
 
 
 class DecisionView(_Record, frozen=True):
@@ -328,6 +332,7 @@ def view_instance(instance: Instance, *, connected: bool) -> InstanceView:
         connected=connected,
         simulated=verdict.simulated,
         findings=tuple(finding.text for finding in verdict.findings),
+        refusal=instance.refusal,
     )
 
 

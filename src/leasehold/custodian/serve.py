@@ -1,4 +1,4 @@
-"""Runs a custodian: opens the ledger, listens, sweeps every second, and ends in good order.
+"""Runs a custodian: opens the ledger, listens, sweeps, keeps collateral current, ends in good order.
 
 Refuses to know what any request means. The server's own key is made at every start and is nowhere
 stored: clients trust the authority, not the key.
@@ -15,14 +15,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from leasehold.attest.collateral import FolderCollateral
 from leasehold.core.crypto import TlsKey
 from leasehold.core.units import DAY, Clock, Instant, after
 from leasehold.custodian.api import build
+from leasehold.custodian.collateral.folder import FolderCollateral
 from leasehold.custodian.desk import Desk
+from leasehold.custodian.keeping import Keeper
 from leasehold.custodian.log import Log, place_of
+from leasehold.custodian.ports import Ports
 from leasehold.custodian.release import FolderKeys
-from leasehold.custodian.service import Custodian, Ports
+from leasehold.custodian.service import Custodian
 from leasehold.custodian.settings import CLOCK_SKEW, Place, Settings
 from leasehold.custodian.store.sqlite import SqliteStore
 from leasehold.custodian.verifying import Verifying
@@ -74,7 +76,6 @@ async def running(
             clock=the_clock,
             entropy=os.urandom,
             collateral=collateral,
-            bundled=collateral.holdings,
             model_keys=FolderKeys(settings.models),
             run_blocking=verifying,
         )
@@ -83,12 +84,15 @@ async def running(
         context = server_context(settings, now=the_clock.now())
         listen = settings.listen
         async with serving(app, context, listen.host, listen.port) as address:
-            sweeping = asyncio.create_task(_sweep(custodian, log))
+            keeper = Keeper(custodian, collateral, settings.vendors, os.urandom, log)
+            loops = (_sweep(custodian, log), keeper.watch(), keeper.refresh())
+            tasks = [asyncio.create_task(loop) for loop in loops]
             try:
                 yield Running(custodian, address)
             finally:
-                sweeping.cancel()
-                await asyncio.gather(sweeping, return_exceptions=True)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
     finally:
         verifying.close()
         await store.close()

@@ -7,14 +7,14 @@ them together. Nobody is told anything before it is durable. Refuses to know HTT
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import TypeVar
 
-from leasehold.attest.collateral import CollateralStore, Holdings, sign_bundle
+from leasehold.attest.collateral import sign_bundle
 from leasehold.attest.manifest import parse_manifest
 from leasehold.core.binding import NONCE_BYTES
-from leasehold.core.crypto import Entropy, instance_id
+from leasehold.core.crypto import instance_id
 from leasehold.core.encoding import to_json
 from leasehold.core.lease import LeasePolicy
 from leasehold.core.messages import (
@@ -36,9 +36,9 @@ from leasehold.core.messages import (
     StopProof,
     StopReason,
 )
-from leasehold.core.statements import Signed, sign
+from leasehold.core.statements import sign
 from leasehold.core.tariff import Tariff
-from leasehold.core.units import MINUTE, Clock, Duration, Instant, Units, after
+from leasehold.core.units import Duration, Instant, Units
 from leasehold.custodian.appraise import Accepted, appraise, describe, loan_of
 from leasehold.custodian.decide import decide, orders_for, refusal_of
 from leasehold.custodian.ledger import (
@@ -51,10 +51,12 @@ from leasehold.custodian.ledger import (
     sweeps,
 )
 from leasehold.custodian.ledger.operators import Operator
+from leasehold.custodian.ports import Ports
 from leasehold.custodian.pushes import Listeners, Pushes
-from leasehold.custodian.release import KeyStore, Terms, make_release
+from leasehold.custodian.rejudge import Fallen, condemn, judge, live
+from leasehold.custodian.release import Terms, make_release
 from leasehold.custodian.settings import Keys, Rules
-from leasehold.custodian.store.port import Store, Tx
+from leasehold.custodian.store.port import Tx
 from leasehold.errors import (
     Conflict,
     EvidenceExpired,
@@ -67,30 +69,6 @@ from leasehold.errors import (
 )
 
 T = TypeVar("T")
-
-PUSHES_MAX: Final = (
-    1024  # waiting for one instance; one that lags further reconnects and is told anew
-)
-BUNDLE_REFRESH: Final = 10 * MINUTE  # a new bundle of collateral for consumers is signed this often
-
-
-class RunBlocking(Protocol):
-    """Runs a slow function beside the event loop: in a thread, or in place where time is simulated."""
-
-    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """What a custodian needs of the world. `bundled` gives the collateral that consumers shall have."""
-
-    store: Store
-    clock: Clock
-    entropy: Entropy
-    collateral: CollateralStore
-    bundled: Callable[[], Holdings]
-    model_keys: KeyStore
-    run_blocking: RunBlocking
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +91,7 @@ class Custodian:
     def __init__(self, keys: Keys, rules: Rules, ports: Ports) -> None:
         self.keys, self.rules, self.ports = keys, rules, ports
         self.listeners = Listeners()
-        self._bundle: tuple[Instant, Signed] | None = None
+        self._rejudged = 0
         self._news = asyncio.Event()
 
     # Attestation ---------------------------------------------------------------------------------
@@ -134,8 +112,9 @@ class Custodian:
         try:
             await store.write(lambda tx: nonces.use(tx, now=now, nonce=attest.nonce))
             loan = loan_of(attest, root=self.keys.root.public)
+            rejudged = self._rejudged
             accepted, release = await self._judge(attest, loan, now)
-            await store.write(lambda tx: _register(tx, now, accepted, release))
+            await store.write(lambda tx: _register(tx, now, accepted, release, to_json(attest)))
         except (Malformed, Unproven, Refused) as refusal:
             reason = refusal
             await store.write(
@@ -151,6 +130,8 @@ class Custodian:
                 )
             )
             raise
+        if rejudged != self._rejudged:  # it was judged by what has changed meanwhile
+            await self.rejudge()
         return release
 
     async def _judge(self, attest: Attest, loan: str, now: Instant) -> tuple[Accepted, Release]:
@@ -167,9 +148,10 @@ class Custodian:
                 collateral=self.ports.collateral,
                 now=now,
             )
+            bundle = sign_bundle(self.keys.root, accepted.collateral, now=now)
             return accepted, make_release(
                 accepted,
-                Terms(terms, at_epoch, self._signed_bundle(now), now),
+                Terms(terms, at_epoch, bundle, now),
                 keys=self.keys,
                 rules=self.rules,
                 model_key=self.ports.model_keys.model_key(terms.model.name),
@@ -179,10 +161,23 @@ class Custodian:
         manifest, terms, at_epoch = await self.ports.store.read(admit)
         return await self.ports.run_blocking(work)
 
-    def _signed_bundle(self, now: Instant) -> Signed:
-        if self._bundle is None or now >= after(self._bundle[0], BUNDLE_REFRESH):
-            self._bundle = now, sign_bundle(self.keys.root, *self.ports.bundled(), now=now)
-        return self._bundle[1]
+    async def rejudge(self) -> tuple[Fallen, ...]:
+        """N-10: judge all live instances by what holds now; tells whose evidence ended, and tells them.
+
+        To be called when collateral changed. Raises StoreFailed, FileTrouble.
+        """
+        now, ports = self.ports.clock.now(), self.ports
+        self._rejudged += 1
+        shown = await ports.store.read(lambda tx: live(tx, now=now))
+        root = self.keys.root.public
+        fallen = await ports.run_blocking(
+            lambda: judge(shown, ports.collateral, root=root, now=now)
+        )
+        if fallen:
+            fallen = await ports.store.write(lambda tx: condemn(tx, fallen, now=now))
+        for one in fallen:
+            self.listeners.tell((one.instance.id,), AttestAgain(_problem(one.why)))
+        return fallen
 
     # The channel ---------------------------------------------------------------------------------
 
@@ -226,7 +221,7 @@ class Custodian:
             answer = await self.change(
                 lambda tx, now: decide(tx, now=now, instance=instance, message=message)
             )
-        except (EvidenceExpired, UnknownThing) as problem:
+        except UnknownThing as problem:
             return [AttestAgain(_problem(problem))]
         except (UnknownKey, Conflict) as problem:
             if not isinstance(message, ExtensionAsk | ExtensionQuery):
@@ -278,6 +273,8 @@ class Custodian:
     async def replace_manifest(self, operator: Operator, loan: str, manifest: bytes) -> loans.Loan:
         """Judge by another signed manifest from now on; the loan's instances are told to attest again.
 
+        Those that it does not accept are refused at once (N-10).
+
         Raises what `parse_manifest` and `loans.replace_manifest` raise.
         """
         now = self.ports.clock.now()
@@ -287,6 +284,7 @@ class Custodian:
                 tx, now=at, operator=operator, loan=loan, manifest=manifest
             )
         )
+        await self.rejudge()
         self.listeners.tell_loan(
             loan, AttestAgain(_problem(EvidenceExpired(about="a new manifest")))
         )
@@ -370,7 +368,7 @@ def is_complete(progress: stops.Progress) -> bool:
     return not progress.pending and not progress.units and not progress.units_in_doubt
 
 
-def _register(tx: Tx, now: Instant, accepted: Accepted, release: Release) -> None:
+def _register(tx: Tx, now: Instant, accepted: Accepted, release: Release, attest: bytes) -> None:
     registered = instances.register(
         tx,
         now=now,
@@ -382,6 +380,7 @@ def _register(tx: Tx, now: Instant, accepted: Accepted, release: Release) -> Non
         evidence_digest=accepted.evidence_digest,
         certificate_expires=release.certificate_expires,
         evidence_expires=release.certificate_expires,
+        attest=attest,
     )
     if registered.epoch != release.epoch:
         raise Conflict(about="epoch", got=release.epoch, expected=registered.epoch)

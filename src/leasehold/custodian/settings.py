@@ -20,6 +20,7 @@ from leasehold.attest.toml import write_toml
 from leasehold.core.crypto import ED25519_BYTES, Entropy, SigningKey, TlsKey
 from leasehold.core.encoding import unhex
 from leasehold.core.units import DAY, MINUTE, Duration, Instant, after
+from leasehold.custodian.collateral.vendors import PUBLIC, Vendors
 from leasehold.custodian.ledger.operators import Operator, Role
 from leasehold.errors import (
     AlreadyExists,
@@ -104,6 +105,7 @@ class Settings:
     audit: SigningKey
     operators: Mapping[str, Role]
     rules: Rules = field(default_factory=Rules)
+    vendors: Vendors = field(default_factory=Vendors)
 
     @property
     def origin(self) -> str:
@@ -134,7 +136,7 @@ class Settings:
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The keys of `custodian.toml`. All are mandatory."""
+    """The keys of `custodian.toml`. All are mandatory but `collateral`: without it nothing is fetched."""
 
     version: int
     listen: str
@@ -142,6 +144,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     names: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     certificate_minutes: Minutes
     operators: dict[str, Role]
+    collateral: Vendors = Vendors()
 
 
 def init(
@@ -170,7 +173,7 @@ def init(
     for name in ("root.key", "audit.key"):
         write_private(folder / name, hex_line(SigningKey.make(entropy).seed))
     every_name = tuple(dict.fromkeys((address.host, *names)))
-    file = _File(VERSION, str(address), str(address), every_name, 10, {})
+    file = _File(VERSION, str(address), str(address), every_name, 10, {}, PUBLIC)
     _write_file(folder, file, replace=False)
     add_operator(folder, FIRST_OPERATOR, Role.ADMIN, authority=authority, now=now, entropy=entropy)
     return read(folder)
@@ -211,7 +214,13 @@ def read(folder: Path) -> Settings:
         audit=SigningKey.load(read_seed(folder / "audit.key", ED25519_BYTES)),
         operators=file.operators,
         rules=Rules(certificate_life=Duration(file.certificate_minutes * MINUTE)),
+        vendors=file.collateral,
     )
+
+
+def read_vendors(folder: Path) -> Vendors:
+    """Where a folder's collateral is fetched from. Raises BadSetting, FileTrouble."""
+    return _read_file(folder).collateral
 
 
 @dataclass(frozen=True, slots=True)

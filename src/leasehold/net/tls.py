@@ -1,7 +1,7 @@
 """The one door to `ssl`: TLS 1.3 contexts with named anchors, and the peer's certificate.
 
-No context here ever loads the system's authorities, reads an environment variable (so SSLKEYLOGFILE
-has no effect) or resumes a session: a certificate is looked at in every handshake.
+No context here reads SSLKEYLOGFILE or resumes a session: a certificate is looked at in every handshake.
+Only `public_context` loads the system's authorities; nothing that passes through it is believed for that.
 """
 
 from __future__ import annotations
@@ -44,6 +44,21 @@ def client_context(
     context.load_verify_locations(cadata=ca)
     if certificate is not None and key is not None:
         _load_chain(context, certificate, key)
+    return context
+
+
+def public_context(ca: str | None = None) -> TlsContext:
+    """For a client of a public web service: TLS 1.2 or newer; host names are checked.
+
+    `ca` (PEM) are the only authorities that count; without it the system's do. What comes over it is
+    signed by somebody else: here TLS only keeps strangers from withholding it unseen.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca is None:
+        context.load_default_certs()
+    else:
+        context.load_verify_locations(cadata=ca)
     return context
 
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from leasehold.attest.collateral import Document, HeldCollateral, Holdings, parse_collateral
+from leasehold.attest.collateral import Document, HeldCollateral, parse_collateral
 from leasehold.attest.intel.reference import Sgx
 from leasehold.attest.manifest import Manifest, sign_manifest
 from leasehold.attest.reference import Machine as ListedMachine
@@ -32,8 +32,9 @@ from leasehold.core.units import DAY, SECOND, Duration, Units, after
 from leasehold.custodian.channel import attend
 from leasehold.custodian.ledger import books, consumers, grants, loans
 from leasehold.custodian.ledger.operators import Operator, Role
+from leasehold.custodian.ports import Ports
 from leasehold.custodian.seal import seal_folder
-from leasehold.custodian.service import Custodian, NewLoan, Ports
+from leasehold.custodian.service import Custodian, NewLoan
 from leasehold.custodian.settings import Keys, Rules
 from leasehold.custodian.store.inline import InlineStore
 from leasehold.enclave.boot import Enclave, Machine
@@ -192,7 +193,6 @@ class World:
             clock=self.clock,
             entropy=self.entropy,
             collateral=held,
-            bundled=lambda: Holdings(held.collaterals),
             model_keys=_OneKey(self),
             run_blocking=in_place,
         )

@@ -124,4 +124,4 @@ async def test_a_closed_store_refuses(store: Store) -> None:
 
 async def test_the_ledgers_schema_is_there_once(store: Store) -> None:
     versions = await store.read(lambda tx: tx.execute("SELECT version FROM schema_version"))
-    assert versions == [(1,)]
+    assert versions == [(1,), (2,)]

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import click
 
+from leasehold.core.binding import REPORT_DATA_BYTES
 from leasehold.core.units import Instant
 from leasehold.errors import AlreadyExists, LeaseholdError
 from leasehold_simtee.hierarchy import Situation
 from leasehold_simtee.machine import MACHINE_FILE, Machine
 from leasehold_simtee.measure import measure as measure_package
+from leasehold_simtee.nvidia import NONCE_BYTES, NvidiaVendor
 from leasehold_simtee.quote import Enclave
-from leasehold_simtee.samples import VALUES, make_samples
+from leasehold_simtee.samples import VALUES, Sample, make_samples
+from leasehold_simtee.serve import HOST, make_server
+from leasehold_simtee.snp import Chip, Guest
+from leasehold_simtee.vendors import Vendors
 
 WARNING: Final = (
     "SIMULATED: this machine is a file. It proves that the logic works and keeps nothing secret:\n"
@@ -130,3 +136,55 @@ def samples(out: Path) -> None:
     except LeaseholdError as error:
         raise _refuse(error) from error
     click.echo(WARNING, err=True)
+
+
+@main.command()
+@click.argument("folder", type=_FOLDER)
+@click.option("--port", type=click.IntRange(0, 65535), default=8081, show_default=True)
+@click.option(
+    "--evidence",
+    type=_FOLDER,
+    help="Also make an AMD machine and an NVIDIA GPU, write their evidence here, serve their vendors.",
+)
+def serve(folder: Path, port: int, evidence: Path | None) -> None:
+    """Serve what the SIMULATED vendor of the machine in FOLDER says: PCS, KDS, RIM, OCSP over HTTP.
+
+    POST /situation with {"status": "OutOfDate", "advisories": ["..."]} makes it say something else.
+    """
+    try:
+        vendors = Vendors(_now, Machine.load(folder))
+        vendors.say()
+        if evidence is not None:
+            _add_others(vendors, evidence)
+        server = make_server(vendors.answer, port)
+    except LeaseholdError as error:
+        raise _refuse(error) from error
+    except OSError as error:
+        raise click.ClickException(f"port {port}: {error.strerror}") from error
+    address = f"http://{HOST}:{server.server_address[1]}"
+    click.echo(WARNING, err=True)
+    names = ("pcs", "kds", "rim", "ocsp")
+    click.echo("[collateral]\n" + "\n".join(f'{name} = "{address}"' for name in names))
+    roots = {"root_sha256": vendors.machine.root_sha256}
+    for chip in vendors.chips:
+        roots["amd_root_sha256"] = chip.amd.root_sha256
+    if vendors.nvidia is not None:
+        roots["nvidia_root_sha256"] = vendors.nvidia.root_sha256
+        roots["nvidia_rim_root_sha256"] = vendors.nvidia.rim_root_sha256
+    told = ", ".join(f'{name} = "{value}"' for name, value in roots.items())
+    click.echo(f"simulated = {{ {told} }}")
+    with server, suppress(KeyboardInterrupt):
+        server.serve_forever()
+
+
+def _add_others(vendors: Vendors, folder: Path) -> None:
+    """A chip and a GPU with their evidence in files: the report alone, so that its key is asked for."""
+    chip = Chip.create(os.urandom, _now())
+    vendors.chips = (chip,)
+    vendors.nvidia = NvidiaVendor.create(os.urandom, _now())
+    device = vendors.nvidia.device()
+    vendors.devices = (device,)
+    gpu = device.evidence(os.urandom(NONCE_BYTES))
+    report = chip.attester(Guest()).attest(os.urandom(REPORT_DATA_BYTES)).quote
+    sample = {"snp-report.bin": report, "gpu-report.bin": gpu.report, "gpu-chain.pem": gpu.chain}
+    Sample(sample, ()).save(folder)

@@ -51,8 +51,13 @@ def _chain(name: str) -> str:
 def vcek_name(report: Report, product: str) -> str:
     """The store's name for the certificate of a report's own key: product, chip, reported patch level."""
     tcb = parse_tcb(report.reported_tcb, product)
+    return key_name(product, hardware_id(report.chip_id, product), tcb)
+
+
+def key_name(product: str, hardware: bytes, tcb: Tcb) -> str:
+    """The store's name for the VCEK of a product's chip at a patch level."""
     level = bytes((tcb.bootloader, tcb.tee, tcb.snp, tcb.microcode, tcb.fmc)).hex()
-    return f"{product}-{hardware_id(report.chip_id, product).hex()}-{level}"
+    return f"{product}-{hardware.hex()}-{level}"
 
 
 def vcek_path(name: str) -> str:

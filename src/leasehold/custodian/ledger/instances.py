@@ -7,6 +7,7 @@ from typing import Final, Literal
 import msgspec
 
 from leasehold.core.crypto import ED25519_BYTES, is_equal
+from leasehold.core.encoding import to_json
 from leasehold.core.units import Instant
 from leasehold.custodian.ledger import audit
 from leasehold.custodian.ledger.checks import found, next_number
@@ -19,13 +20,14 @@ from leasehold.errors import (
     LeaseholdError,
     LoanStopped,
     TooBusy,
+    from_wire,
 )
 
 State = Literal["live", "stopping", "stopped", "lost"]
 
 _INSTANCES: Final = """
 SELECT id, loan, statement_key, machine, verdict, evidence_digest, certificate_expires,
-       evidence_expires, epoch, state, registered, seen
+       evidence_expires, epoch, state, registered, seen, refusal
 FROM instances
 """
 # A stop found it, or it proved that it wiped itself.
@@ -40,7 +42,8 @@ class Instance(msgspec.Struct, frozen=True):
     """One boot of one enclave. `id` is the hex SHA-256 of its TLS key's SubjectPublicKeyInfo.
 
     `stopping` was ordered to stop and has not proved it, `stopped` has; neither is ever leased to
-    again (N-7). `lost` fell silent; it may attest again unless a stop covered it.
+    again (N-7). `lost` fell silent; it may attest again unless a stop covered it. `refusal` is the
+    code and the reason, with a space between, for which its last evidence was ended (N-10).
     """
 
     id: str
@@ -55,6 +58,7 @@ class Instance(msgspec.Struct, frozen=True):
     state: State
     registered: Instant
     seen: Instant
+    refusal: str = ""
 
 
 class Appraisal(msgspec.Struct, frozen=True):
@@ -105,11 +109,12 @@ def register(
     evidence_digest: bytes,
     certificate_expires: Instant,
     evidence_expires: Instant,
+    attest: bytes = b"",
 ) -> Instance:
     """Record accepted evidence: a new instance, or the renewal of one (N-5). Audits the appraisal.
 
-    `verdict` is the appraisal as JSON. Raises what `check_admissible` raises, and Conflict where the
-    instance is known with another loan or statement key.
+    `verdict` is the appraisal as JSON, `attest` what was judged, to judge it again (N-10). Raises what
+    `check_admissible` raises, and Conflict where the instance is known with another loan or statement key.
     """
     check_admissible(tx, instance=instance, loan=loan)
     if len(statement_key) != ED25519_BYTES:
@@ -120,13 +125,13 @@ def register(
     epoch = tx.execute(_EPOCH)[0][0]
     tx.execute(
         "INSERT INTO instances (id, loan, statement_key, machine, verdict, evidence_digest,"
-        " certificate_expires, evidence_expires, epoch, state, registered, seen, floor)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'live', ?, ?, 0)"
+        " certificate_expires, evidence_expires, epoch, state, registered, seen, floor, attest)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'live', ?, ?, 0, ?)"
         " ON CONFLICT (id) DO UPDATE SET machine = excluded.machine, verdict = excluded.verdict,"
         " evidence_digest = excluded.evidence_digest,"
         " certificate_expires = excluded.certificate_expires,"
         " evidence_expires = excluded.evidence_expires, epoch = excluded.epoch,"
-        " state = excluded.state, seen = excluded.seen",
+        " state = excluded.state, seen = excluded.seen, attest = excluded.attest, refusal = ''",
         (
             instance,
             loan,
@@ -139,6 +144,7 @@ def register(
             epoch,
             now,
             now,
+            attest,
         ),
     )
     appraisal = Appraisal(now, instance, loan, machine, "", verdict, evidence_digest)
@@ -165,17 +171,51 @@ def record_refusal(
     _record(tx, appraisal, kind="instance.refuse")
 
 
+def last_attest(tx: Tx, instance: str) -> bytes:
+    """What the instance showed last, as JSON; empty where it was registered without."""
+    rows = tx.execute("SELECT attest FROM instances WHERE id = ?", (instance,))
+    return bytes(found(rows, about=f"instance {instance}")[0])
+
+
+def condemn(
+    tx: Tx, *, now: Instant, instance: str, evidence_digest: bytes, code: str, message: str
+) -> bool:
+    """N-10: end a live instance's evidence now, with the reason; audits it.
+
+    Does nothing, and says so, where it has shown other evidence since, or none of it counts any more.
+    """
+    speaker = show_instance(tx, instance)
+    if (
+        speaker.state != "live"
+        or speaker.evidence_expires <= now
+        or not is_equal(speaker.evidence_digest, evidence_digest)
+    ):
+        return False
+    tx.execute(
+        "UPDATE instances SET evidence_expires = ?, refusal = ? WHERE id = ?",
+        (now, f"{code} {message}", instance),
+    )
+    verdict = to_json({"refused": message})
+    appraisal = Appraisal(
+        now, instance, speaker.loan, speaker.machine, code, verdict, evidence_digest
+    )
+    _record(tx, appraisal, kind="instance.condemn")
+    return True
+
+
 def check_speaks(tx: Tx, *, now: Instant, instance: str) -> Instance:
     """The instance, if it may act on an open channel now (N-4).
 
     Raises UnknownThing, LoanStopped (stopping or stopped), EvidenceExpired (also when lost or of an
-    old epoch).
+    old epoch), and for evidence that was ended (N-10) the reason.
     """
     speaker = show_instance(tx, instance)
     current = speaker.epoch == tx.execute(_EPOCH)[0][0]
     refusal = speech_refusal(
         speaker.state, current=current, evidence_expires=speaker.evidence_expires, now=now
     )
+    if isinstance(refusal, EvidenceExpired) and speaker.refusal:
+        raise from_wire(*speaker.refusal.split(" ", 1))
     if refusal is not None:
         raise refusal
     return speaker
