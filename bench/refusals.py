@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 import msgspec
-from tests.attest.bench import make_bench
+from tests.attest.bench import Judging, make_bench
 from tests.attest.nvidia_bench import one_gpu
 from tests.attest.snp_bench import make_snp_bench
 from tests.attest.tdx_bench import make_tdx_bench
 from tests.attest.test_tpm import evidence_of, judged, with_tpm
 
 from bench.harness import Row
-from leasehold.core.evidence import EVIDENCE_BYTES_MAX
+from leasehold.core.evidence import EVIDENCE_BYTES_MAX, Evidence
 from leasehold.errors import LeaseholdError
 
 MS_MAX: Final = 100.0
@@ -34,16 +35,17 @@ def damaged(data: bytes) -> Iterator[bytes]:
     yield (data * (EVIDENCE_BYTES_MAX // len(data)))[:EVIDENCE_BYTES_MAX]
 
 
+def judge(bench: Judging, evidence: Evidence, data: bytes) -> object:
+    """The verdict over other bytes in the place of the quote."""
+    return bench.verify(msgspec.structs.replace(evidence, quote=data))
+
+
 def subjects() -> Iterator[tuple[str, Callable[[bytes], object], bytes]]:
     """Each platform: what judges its evidence, and honest bytes."""
     sgx, tdx, snp = make_bench(), make_tdx_bench(), make_snp_bench()
     for name, bench in (("sgx", sgx), ("tdx", tdx), ("snp", snp)):
         evidence = bench.evidence
-
-        def judge(data: bytes, bench=bench, evidence=evidence) -> object:  # type: ignore[no-untyped-def]
-            return bench.verify(msgspec.structs.replace(evidence, quote=data))
-
-        yield name, judge, evidence.quote
+        yield name, partial(judge, bench, evidence), evidence.quote
     tpm = with_tpm(make_bench())
     quoted = evidence_of(tpm)
     yield (
@@ -55,21 +57,21 @@ def subjects() -> Iterator[tuple[str, Callable[[bytes], object], bytes]]:
     yield "nvidia", lambda data: gpu.report(data).appraise(), gpu.evidence[0].report
 
 
-def worst(judge: Callable[[bytes], object], data: bytes) -> tuple[float, float, int]:
+def worst(run: Callable[[bytes], object], data: bytes) -> tuple[float, float, int]:
     """Seconds of the slowest input, MiB of the hungriest, and how many were refused."""
     slowest, refused = 0.0, 0
     inputs = list(damaged(data))
     for one in inputs:
         started = time.perf_counter()
         try:
-            judge(one)
+            run(one)
         except LeaseholdError:
             refused += 1
         slowest = max(slowest, time.perf_counter() - started)
     tracemalloc.start()
     for one in inputs[:: max(1, len(inputs) // 100)] + inputs[-3:]:
         try:
-            judge(one)
+            run(one)
         except LeaseholdError:
             continue
     peak = tracemalloc.get_traced_memory()[1]
@@ -80,8 +82,8 @@ def worst(judge: Callable[[bytes], object], data: bytes) -> tuple[float, float, 
 def measure() -> list[Row]:
     """Two rows for each platform."""
     rows = []
-    for name, judge, data in subjects():
-        slowest, peak, refused = worst(judge, data)
+    for name, run, data in subjects():
+        slowest, peak, refused = worst(run, data)
         beside = f"{refused} refusals of damaged evidence"
         rows += [
             Row("refusals", f"{name}: slowest", slowest * 1e3, "ms", MS_MAX, beside=beside),

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Self
 
 import msgspec
 
@@ -34,8 +35,34 @@ def seeded(seed: str) -> Callable[[int], bytes]:
     return lambda size: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(size)
 
 
+class Judging:
+    """What the benches of all platforms do alike."""
+
+    binding: Binding
+    manifest: Manifest
+    collateral: CollateralStore
+    now: Instant
+
+    @property
+    def evidence(self) -> Evidence:
+        raise NotImplementedError
+
+    def verify(self, evidence: Evidence | None = None) -> Verdict:
+        return verify(
+            self.evidence if evidence is None else evidence,
+            self.binding,
+            self.manifest,
+            self.collateral,
+            now=self.now,
+        )
+
+    def policy(self, **fields: object) -> Self:
+        """The same with other manifest fields."""
+        return replace(self, manifest=msgspec.structs.replace(self.manifest, **fields))  # type: ignore[type-var]
+
+
 @dataclass(frozen=True)
-class Bench:
+class Bench(Judging):
     """All that `verify` takes, for one honest enclave; tests replace one part and ask for the verdict."""
 
     machine: Machine
@@ -50,23 +77,10 @@ class Bench:
     def evidence(self) -> Evidence:
         return self.machine.attester(self.enclave).attest(self.binding.report_data())
 
-    def verify(self, evidence: Evidence | None = None) -> Verdict:
-        return verify(
-            self.evidence if evidence is None else evidence,
-            self.binding,
-            self.manifest,
-            self.collateral,
-            now=self.now,
-        )
-
     def situation(self, **said: object) -> Bench:
         """The same machine after its vendor said something else of it."""
         told = self.machine.vendor.collateral(NOW, Situation(**said))  # type: ignore[arg-type]
         return replace(self, collateral=HeldCollateral([parse_collateral(told)]))
-
-    def policy(self, **fields: object) -> Bench:
-        """The same with other manifest fields."""
-        return replace(self, manifest=msgspec.structs.replace(self.manifest, **fields))
 
     def sgx(self, **fields: object) -> Bench:
         """The same with other reference values."""

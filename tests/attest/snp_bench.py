@@ -11,19 +11,17 @@ from leasehold.attest.collateral import CollateralStore, HeldCollateral
 from leasehold.attest.manifest import Manifest
 from leasehold.attest.reference import Machine as Listed
 from leasehold.attest.reference import Simulated
-from leasehold.attest.verdict import Verdict
-from leasehold.attest.verify import verify
 from leasehold.core.binding import Binding
 from leasehold.core.evidence import Evidence
 from leasehold.core.units import Instant
 from leasehold_simtee.amd_certificates import CSP_ID, Product, Signer
 from leasehold_simtee.snp import Amd, Chip, Guest
 
-from .bench import NOW, make_bench, seeded
+from .bench import NOW, Judging, make_bench, seeded
 
 
 @dataclass(frozen=True)
-class SnpBench:
+class SnpBench(Judging):
     """All that `verify` takes, for one honest guest; tests replace one part and ask for the verdict."""
 
     amd: Amd
@@ -39,19 +37,6 @@ class SnpBench:
     def evidence(self) -> Evidence:
         attester = self.chip.attester(self.guest, chain=self.chain)
         return attester.attest(self.binding.report_data())
-
-    def verify(self, evidence: Evidence | None = None) -> Verdict:
-        return verify(
-            self.evidence if evidence is None else evidence,
-            self.binding,
-            self.manifest,
-            self.collateral,
-            now=self.now,
-        )
-
-    def policy(self, **fields: object) -> SnpBench:
-        """The same with other manifest fields."""
-        return replace(self, manifest=msgspec.structs.replace(self.manifest, **fields))
 
     def snp(self, **fields: object) -> SnpBench:
         """The same with other reference values."""

@@ -9,8 +9,6 @@ import msgspec
 from leasehold.attest.collateral import CollateralStore, HeldCollateral, parse_collateral
 from leasehold.attest.intel.reference import Tdx
 from leasehold.attest.manifest import Manifest
-from leasehold.attest.verdict import Verdict
-from leasehold.attest.verify import verify
 from leasehold.core.binding import Binding
 from leasehold.core.evidence import Evidence
 from leasehold.core.units import Instant
@@ -18,11 +16,11 @@ from leasehold_simtee.hierarchy import Ca, Situation
 from leasehold_simtee.machine import Machine
 from leasehold_simtee.tdx import SimulatedTdxAttester, TrustDomain
 
-from .bench import NOW, make_bench, seeded
+from .bench import NOW, Judging, make_bench, seeded
 
 
 @dataclass(frozen=True)
-class TdxBench:
+class TdxBench(Judging):
     """All that `verify` takes, for one honest domain; tests replace one part and ask for the verdict."""
 
     machine: Machine
@@ -37,23 +35,10 @@ class TdxBench:
         attester = SimulatedTdxAttester(self.machine, seeded("quoting"), self.domain)
         return attester.attest(self.binding.report_data())
 
-    def verify(self, evidence: Evidence | None = None) -> Verdict:
-        return verify(
-            self.evidence if evidence is None else evidence,
-            self.binding,
-            self.manifest,
-            self.collateral,
-            now=self.now,
-        )
-
     def situation(self, **said: object) -> TdxBench:
         """The same machine after its vendor said something else of it."""
         told = self.machine.vendor.collateral(NOW, Situation(**({"tee": "TDX"} | said)))  # type: ignore[arg-type]
         return replace(self, collateral=HeldCollateral([parse_collateral(told)]))
-
-    def policy(self, **fields: object) -> TdxBench:
-        """The same with other manifest fields."""
-        return replace(self, manifest=msgspec.structs.replace(self.manifest, **fields))
 
     def tdx(self, **fields: object) -> TdxBench:
         """The same with other reference values."""

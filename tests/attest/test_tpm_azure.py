@@ -10,6 +10,7 @@ import pytest
 
 from leasehold.attest.amd.reference import Snp
 from leasehold.attest.collateral import HeldCollateral
+from leasehold.attest.intel.reference import Tdx
 from leasehold.attest.reference import Machine as Listed
 from leasehold.attest.reference import Simulated
 from leasehold.attest.verdict import FindingCode, TcbStatus, Trust, Verdict
@@ -31,10 +32,13 @@ from leasehold.errors import (
 )
 from leasehold_simtee.hcl import SimulatedParavisor
 from leasehold_simtee.snp import Chip, Guest
+from leasehold_simtee.tdx import SimulatedTdxAttester, TrustDomain
 from leasehold_simtee.tpm import SimulatedTpm, rsa_key
 
 from .bench import NOW, Bench, seeded
+from .tdx_bench import TdxBench, make_tdx_bench
 from .test_tpm import table
+from .test_tpm_hcl import td_report
 
 TPM = SimulatedTpm(rsa_key())
 GUEST = Guest()
@@ -182,3 +186,51 @@ def test_one_platform_s_evidence_is_not_another_s(azure: Azure) -> None:
     evidence = azure.evidence()
     for name in ("azure-tdx", "tpm", "snp"):
         refused(BadEvidence, azure.verify, msgspec.structs.replace(evidence, platform=name))
+
+
+# TDX behind the vTPM -----------------------------------------------------------------------------
+
+
+def tdx_machine(domain: TrustDomain) -> tuple[TdxBench, Evidence]:
+    """A simulated TDX machine behind a paravisor, and a bench whose manifest accepts it."""
+    bench = make_tdx_bench()
+    values = msgspec.convert(TrustDomain().reference_values(), Tdx)
+    accepting = replace(bench, domain=domain).policy(tpm=table(), tdx=values)
+
+    def hardware(data: bytes) -> tuple[bytes, tuple[bytes, ...]]:
+        quote = SimulatedTdxAttester(bench.machine, seeded("azure"), domain).attest(data).quote
+        return td_report(data), (quote,)
+
+    paravisor = SimulatedParavisor("azure-tdx", TPM, hardware)
+    return accepting, paravisor.attest(accepting.binding.report_data())
+
+
+def test_a_whole_tdx_machine_passes() -> None:
+    bench, evidence = tdx_machine(TrustDomain())
+    verdict = bench.verify(evidence)
+    assert verdict.platform == "azure-tdx"
+    assert verdict.trust is Trust.SIMULATION
+    assert verdict.machine == bench.machine.platform_id
+    assert verdict.measurement == TrustDomain().mr_td.hex()
+    assert FindingCode.HYPERVISOR_TRUSTED in {finding.code for finding in verdict.findings}
+
+
+@pytest.mark.parametrize(
+    ("domain", "error"),
+    [
+        (TrustDomain(td_attributes=0), WrongAttributes),  # as Azure's machines are
+        (TrustDomain(mr_td=bytes(48)), WrongMeasurement),
+    ],
+)
+def test_a_tdx_machine_is_judged_by_its_own_table(
+    domain: TrustDomain, error: type[LeaseholdError]
+) -> None:
+    bench, evidence = tdx_machine(domain)
+    refused(error, bench.verify, evidence)
+
+
+def test_a_td_quote_over_other_runtime_data_is_refused() -> None:
+    bench, evidence = tdx_machine(TrustDomain())
+    other = SimulatedTdxAttester(bench.machine, seeded("azure"), TrustDomain()).attest(bytes(64))
+    swapped = (*evidence.endorsements[:3], other.quote)
+    refused(WrongBinding, bench.verify, msgspec.structs.replace(evidence, endorsements=swapped))

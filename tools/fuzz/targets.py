@@ -7,9 +7,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 from tests.attest import nvidia_bench
-from tests.attest.bench import make_bench
+from tests.attest.bench import NOW, make_bench
+from tests.attest.snp_bench import make_snp_bench
+from tests.attest.tdx_bench import make_tdx_bench
 
-from leasehold.attest import cbor, certificate, der, manifest
+from leasehold.attest import cbor, certificate, der, ear, manifest, recognise, x509
+from leasehold.attest.amd import endorsement
+from leasehold.attest.amd import report as amd_report
 from leasehold.attest.intel import pck, pcs, quote
 from leasehold.attest.nvidia import chain as nvidia_chain
 from leasehold.attest.nvidia import explain as nvidia_explain
@@ -20,6 +24,7 @@ from leasehold.attest.tpm import explain as tpm_explain
 from leasehold.attest.tpm import hcl
 from leasehold.core.encoding import from_json
 from leasehold.core.evidence import Evidence
+from leasehold.errors import CollateralRejected
 from leasehold_simtee import hcl as simulated_hcl
 from leasehold_simtee import ratls as simulated_ratls
 from leasehold_simtee import tpm as simulated_tpm
@@ -47,6 +52,33 @@ def _collateral() -> bytes:
 
 def _read_set(data: bytes) -> object:
     return pcs.read_facts(pcs.parse_collateral(data))
+
+
+def _td_quotes() -> list[bytes]:
+    bench = make_tdx_bench()
+    return [bench.evidence.quote, bench.says(version=5, body="1.5ex").evidence.quote]
+
+
+def _read_endorsement(data: bytes) -> object:
+    return endorsement.parse_endorsement(certificate.read_certificate(data))
+
+
+def _read_crl(data: bytes) -> object:
+    return x509.read_crl(data, about="list", error=CollateralRejected)
+
+
+def _crls() -> list[bytes]:
+    held = make_bench().collateral.find(fmspc=b"SIMULA".hex(), ca="processor", tee="sgx").collateral
+    return [bytes.fromhex(held.pck_crl), make_snp_bench().amd.crl(NOW)]
+
+
+def _read_ear(data: bytes) -> object:
+    return ear.unchecked_ear(data.decode("latin-1"))
+
+
+def _ear() -> bytes:
+    bench = make_bench()
+    return ear.sign_ear(ear.make_ear(bench.verify(), now=NOW, build="0"), bench.key).encode()
 
 
 def _rims() -> list[bytes]:
@@ -114,6 +146,16 @@ TARGETS: Final[Mapping[str, Target]] = {
             for one in _chain()
             if bytes.fromhex("2a864886f84d010d01") in one.extensions
         ],
+    ),
+    "intel-td-quote": Target(quote.parse_td_quote, _td_quotes),
+    "amd-report": Target(amd_report.parse_report, lambda: [make_snp_bench().evidence.quote]),
+    "amd-table": Target(endorsement.parse_table, lambda: [make_snp_bench().chip.table()]),
+    "amd-endorsement": Target(_read_endorsement, lambda: [make_snp_bench().chip.certificate]),
+    "crl": Target(_read_crl, _crls),
+    "ear": Target(_read_ear, lambda: [_ear()]),
+    "recognise": Target(
+        recognise.describe,
+        lambda: [_quote(), _collateral(), make_snp_bench().evidence.quote, *_rims()],
     ),
     "intel-collateral": Target(_read_set, lambda: [_collateral()]),
     "manifest": Target(manifest.read_policy, lambda: [manifest.render(make_bench().manifest)]),
