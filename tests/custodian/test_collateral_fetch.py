@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -405,6 +406,31 @@ def test_an_answer_that_drips_ends_as_well(town: Town) -> None:
     town.patience = Patience(attempts=2, total=0.0)
     with town.fetcher() as fetcher, pytest.raises(VendorUnreachable, match="no end"):
         fetcher.set(FAMILY)
+
+
+def test_headers_that_drip_end_as_well(town: Town) -> None:
+    """No timeout of silence ever ends them: each octet comes in time."""
+
+    def drip() -> None:
+        for _ in range(2):
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):  # the client cuts it
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+                while True:
+                    connection.sendall(b"x")
+                    threading.Event().wait(0.02)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dripping = threading.Thread(target=drip, daemon=True)
+        dripping.start()
+        town.patience = Patience(attempts=2, timeout=5.0, total=0.2)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        settings = msgspec.structs.replace(town.settings, pcs=address)
+        with town.fetcher(settings) as fetcher, pytest.raises(VendorUnreachable, match="no end"):
+            fetcher.set(FAMILY)
+        dripping.join()
+    assert len(town.pauses) == 1
 
 
 def test_nobody_there(town: Town) -> None:

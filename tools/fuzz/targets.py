@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
@@ -24,7 +25,7 @@ from leasehold.attest.tpm import explain as tpm_explain
 from leasehold.attest.tpm import hcl
 from leasehold.core.encoding import from_json
 from leasehold.core.evidence import Evidence
-from leasehold.errors import CollateralRejected
+from leasehold.errors import BadEvidence, CollateralRejected
 from leasehold_simtee import hcl as simulated_hcl
 from leasehold_simtee import ratls as simulated_ratls
 from leasehold_simtee import tpm as simulated_tpm
@@ -61,6 +62,13 @@ def _td_quotes() -> list[bytes]:
 
 def _read_endorsement(data: bytes) -> object:
     return endorsement.parse_endorsement(certificate.read_certificate(data))
+
+
+def _read_chain_x509(data: bytes) -> object:
+    """As every quote's chain is read: DER inside PEM, so that flips reach the certificate."""
+    text = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(data)
+    pem = text + b"-----END CERTIFICATE-----\n"
+    return x509.read_chain(pem, count=1, about="chain", error=BadEvidence)
 
 
 def _read_crl(data: bytes) -> object:
@@ -151,6 +159,7 @@ TARGETS: Final[Mapping[str, Target]] = {
     "amd-report": Target(amd_report.parse_report, lambda: [make_snp_bench().evidence.quote]),
     "amd-table": Target(endorsement.parse_table, lambda: [make_snp_bench().chip.table()]),
     "amd-endorsement": Target(_read_endorsement, lambda: [make_snp_bench().chip.certificate]),
+    "x509-chain": Target(_read_chain_x509, lambda: [one.der for one in _chain()]),
     "crl": Target(_read_crl, _crls),
     "ear": Target(_read_ear, lambda: [_ear()]),
     "recognise": Target(

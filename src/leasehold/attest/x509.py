@@ -33,6 +33,7 @@ warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecat
 # What `cryptography` raises for certificates that it cannot read (its documentation, X.509 reference).
 _UNREADABLE: Final = (
     ValueError,
+    TypeError,  # a name whose attribute has a type that its OID does not allow
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.DuplicateExtension,

@@ -5,9 +5,12 @@ Refuses to know what is asked and what the answer means. An answer is nothing bu
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Self
 
 import httpx2
@@ -50,7 +53,7 @@ class Patience:
 class Web:
     """Asks, and asks again. Not for several threads at once."""
 
-    __slots__ = ("_client", "_entropy", "_patience", "_sleep")
+    __slots__ = ("_client", "_entropy", "_open", "_patience", "_sleep")
 
     def __init__(
         self,
@@ -63,7 +66,8 @@ class Web:
     ) -> None:
         """Nothing is connected yet. No environment variable has any effect."""
         self._patience, self._entropy, self._sleep = patience or Patience(), entropy, sleep
-        self._client = httpx2.Client(
+        self._open = partial(
+            httpx2.Client,
             verify=context,
             trust_env=False,
             follow_redirects=False,
@@ -71,6 +75,7 @@ class Web:
             timeout=self._patience.timeout,
             headers=_AGENT,
         )
+        self._client = self._open()
 
     def __enter__(self) -> Self:
         return self
@@ -91,7 +96,8 @@ class Web:
         for left in range(self._patience.attempts, 0, -1):
             wait = pause
             try:
-                answer, problem, asked = self._try(method, url, body, kind)
+                with self._bounded():
+                    answer, problem, asked = self._try(method, url, body, kind)
                 if answer is not None:
                     return answer
                 wait = max(pause, asked)
@@ -105,12 +111,37 @@ class Web:
             about=url, got=problem, expected=f"an answer in {self._patience.attempts} attempts"
         )
 
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        """Cut the connection when an attempt's time is over.
+
+        Headers may drip, too, and the library's timeouts are of silence only. Raises TimeoutError.
+        """
+        over, client = threading.Event(), self._client
+
+        def cut() -> None:
+            over.set()
+            client.close()
+
+        timer = threading.Timer(self._patience.total, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except Exception as cause:
+            if not over.is_set():
+                raise
+            raise TimeoutError(f"no end after {self._patience.total} seconds") from cause
+        finally:
+            timer.cancel()
+            if over.is_set():
+                self._client = self._open()
+
     def _try(
         self, method: str, url: str, body: bytes | None, kind: str
     ) -> tuple[Answer | None, str, float]:
         """An answer; or why to ask again, and after how many seconds the service says."""
         headers = {"Content-Type": kind} if kind else {}
-        ends = time.monotonic() + self._patience.total
         with self._client.stream(method, url, content=body, headers=headers) as response:
             if response.status_code in _AGAIN:
                 return None, f"status {response.status_code}", _seconds(response.headers)
@@ -123,8 +154,6 @@ class Web:
                 if len(data) > self._patience.answer_bytes:
                     limit = f"<= {self._patience.answer_bytes} bytes"
                     raise VendorUnreachable(about=url, got="a longer answer", expected=limit)
-                if time.monotonic() > ends:
-                    return None, f"no end after {self._patience.total} seconds", 0.0
             found = {name.lower(): value for name, value in response.headers.items()}
             if sum(len(name) + len(value) for name, value in found.items()) > HEADER_BYTES_MAX:
                 raise VendorUnreachable(about=url, got="longer headers", expected=HEADER_BYTES_MAX)
