@@ -41,6 +41,11 @@ class Battle:
         """Those whose budget does not end."""
         return [reader for reader in self.readers if BUDGETS[reader.name] == RICH]
 
+    @property
+    def poor(self) -> Reader:
+        """The one whose budget ends."""
+        return next(reader for reader in self.readers if BUDGETS[reader.name] == POOR)
+
     def failures(self, code: str) -> int:
         """How often anybody was refused with that code."""
         return sum(reader.refusals[code] for reader in self.readers)
@@ -112,6 +117,11 @@ def battle(chaos: House) -> Battle:
         for victim in chance.sample(KILLS, len(KILLS)):
             kills[victim]()
             fought.progress(f"the end of the {victim}")
+        wait_for(
+            lambda: fought.poor.refusals["insufficient_quota"] > 0,
+            f"the end of a small budget: {dict(fought.poor.refusals)}",
+            seconds=BACK_SECONDS,
+        )
     finally:
         for reader in fought.readers:
             reader.end()
@@ -124,8 +134,7 @@ def test_service_went_on_and_everybody_got_a_reason(battle: Battle) -> None:
         assert reader.surprises == []
     for reader in battle.rich:
         assert reader.answers > 0
-    dave = next(reader for reader in battle.readers if reader.name == "dave")
-    assert dave.refusals["insufficient_quota"] > 0
+    assert battle.poor.refusals["insufficient_quota"] > 0
     assert "enclave_unreachable" in reasons
     assert reasons.keys() <= {
         "engine_failed",
