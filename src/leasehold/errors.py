@@ -380,6 +380,13 @@ class ManifestExpired(Unproven):
     do = "Get the current manifest from the custodian."
 
 
+class BadBackup(Malformed):
+    """The file is not a whole backup of this custodian's ledger."""
+
+    code = "bad_backup"
+    do = "Take another backup; `leasehold custodian backup --check FILE` says whether one is good."
+
+
 class WrongNonce(Unproven):
     """The nonce was never issued, was already used or is too old."""
 
@@ -413,6 +420,17 @@ class WrongReceipt(Unproven):
 
     code = "wrong_receipt"
     do = "Keep the receipt and show it to the custodian; the enclave vouched for something else."
+
+
+class LedgerOld(Unproven):
+    """The ledger is not the one that this folder's newest checkpoint signed: an old copy was put back."""
+
+    code = "ledger_old"
+    status = 503
+    do = (
+        "Put the newest ledger back, or take a backup and run `leasehold custodian restore FILE --replace`; "
+        "nothing is served from this one."
+    )
 
 
 # Access and budget -------------------------------------------------------------------------------
@@ -471,6 +489,14 @@ class Conflict(Refused):
     code = "conflict"
     status = 409
     do = "Look at the current state, then ask again."
+
+
+class LedgerInUse(Refused):
+    """Another process works on this custodian's ledger."""
+
+    code = "ledger_in_use"
+    status = 409
+    do = "Stop the custodian of this folder (SIGTERM), then run this again."
 
 
 class BudgetExhausted(Refused):

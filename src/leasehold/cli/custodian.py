@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from leasehold.attest.toml import write_toml
-from leasehold.cli import output
+from leasehold.cli import backup, output
 from leasehold.cli.access import folder_option, write_bytes
 from leasehold.core.statements import sign_text
 from leasehold.core.units import KIB, MIB, Instant
@@ -34,6 +34,10 @@ def now() -> Instant:
 @click.group()
 def command() -> None:
     """Run a custodian: lend, grant, stop."""
+
+
+command.add_command(backup.backup)
+command.add_command(backup.restore)
 
 
 @command.command()

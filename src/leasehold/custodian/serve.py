@@ -21,7 +21,9 @@ from leasehold.custodian.api import build
 from leasehold.custodian.collateral.folder import FolderCollateral
 from leasehold.custodian.desk import Desk
 from leasehold.custodian.keeping import Keeper
+from leasehold.custodian.lock import held
 from leasehold.custodian.log import Log, place_of
+from leasehold.custodian.mark import Mark
 from leasehold.custodian.ports import Ports
 from leasehold.custodian.release import FolderKeys
 from leasehold.custodian.service import Custodian
@@ -62,15 +64,25 @@ class Running:
 async def running(
     settings: Settings, *, log: Log, clock: Clock | None = None
 ) -> AsyncIterator[Running]:
-    """A custodian that runs while the block does. Raises StoreFailed, PortInUse, BadSetting.
+    """A custodian that runs while the block does.
 
-    `settings.listen` may name port 0, for a free one.
+    `settings.listen` may name port 0, for a free one. Raises StoreFailed, PortInUse, BadSetting,
+    LedgerInUse, LedgerOld.
     """
+    with held(settings.folder, alone=False):
+        async with _running(settings, log=log, clock=clock) as found:
+            yield found
+
+
+@asynccontextmanager
+async def _running(settings: Settings, *, log: Log, clock: Clock | None) -> AsyncIterator[Running]:
     the_clock = clock or SystemClock()
     collateral = FolderCollateral(settings.collateral)
     store = SqliteStore.open(settings.ledger)
+    mark = Mark(settings.mark, settings.origin, settings.audit)
     verifying = Verifying()
     try:
+        await store.read(mark.check)  # U-6: before anybody is answered
         ports = Ports(
             store=store,
             clock=the_clock,
@@ -85,7 +97,12 @@ async def running(
         listen = settings.listen
         async with serving(app, context, listen.host, listen.port) as address:
             keeper = Keeper(custodian, collateral, settings.vendors, os.urandom, log)
-            loops = (_sweep(custodian, log), keeper.watch(), keeper.refresh())
+            loops = (
+                _sweep(custodian, log),
+                mark.keep(store, log),
+                keeper.watch(),
+                keeper.refresh(),
+            )
             tasks = [asyncio.create_task(loop) for loop in loops]
             try:
                 yield Running(custodian, address)
@@ -93,6 +110,7 @@ async def running(
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+        await mark.try_write(store, log)
     finally:
         verifying.close()
         await store.close()

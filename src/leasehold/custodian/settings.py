@@ -118,6 +118,11 @@ class Settings:
         return self.folder / "ledger.db"
 
     @property
+    def mark(self) -> Path:
+        """The newest checkpoint of the ledger's log (U-6)."""
+        return self.folder / "ledger.checkpoint"
+
+    @property
     def models(self) -> Path:
         """Sealed models and their keys."""
         return self.folder / "models"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from leasehold.core.lease import Account
 from leasehold.core.units import SECOND, Instant, Units
 from leasehold.custodian.ledger import accounts, audit, leases, stops
 from leasehold.custodian.ledger.checks import check_reason
+from leasehold.custodian.ledger.notes import Checkpoint
 from leasehold.custodian.ledger.operators import Operator, Right, check_right
 from leasehold.custodian.store.port import Tx
 
@@ -16,19 +19,32 @@ def current(tx: Tx) -> int:
     return epoch
 
 
-def restore(tx: Tx, *, now: Instant, operator: Operator, reason: str) -> int:
+def restore(
+    tx: Tx,
+    *,
+    now: Instant,
+    operator: Operator,
+    reason: str,
+    least: int = 0,
+    given_up: Sequence[Checkpoint] = (),
+) -> int:
     """To be run first after a backup was put back: burn what it cannot know, and return the new epoch.
 
     Every open lease is written off, every available unit taken back, everything stopped (scope `all`).
-    The new epoch is at least the clock's second, so that one backup put back twice gives two epochs.
+    The new epoch is at least the clock's second, so that one backup put back twice gives two epochs, and
+    at least `least`. `given_up` are newer checkpoints that the restore knew of; they go into the log.
     Raises NotPermitted, BadRequest.
     """
     check_right(operator, Right.CHANGE)
     check_reason(reason)
-    epoch = max(current(tx) + 1, now // SECOND)
+    epoch = max(current(tx) + 1, now // SECOND, least)
     tx.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (epoch,))
     tx.execute("DELETE FROM nonces")
-    detail = {"epoch": epoch, "reason": reason}
+    detail = {
+        "epoch": epoch,
+        "reason": reason,
+        "given_up": [{"size": one.size, "root": one.root} for one in given_up],
+    }
     audit.append(tx, now=now, actor=operator.name, kind="epoch.restore", detail=detail)
     stops.order(tx, now=now, operator=operator, scope="all", target="", reason=reason)
     for lease in leases.list_open(tx):
