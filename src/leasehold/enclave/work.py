@@ -236,6 +236,7 @@ class Works:
             try:
                 await self.gate.hold(run.ticket, units, want=block)
             except (BudgetExhausted, TooBusy, CustodianUnreachable) as refusal:
+                self._check_live(run)  # the wait may have outlived the lease
                 run.reason, run.code = str(frames.Reason.LENGTH), refusal.code
                 return False
         self.meter.spend(run.ticket, units, now=self.clock.monotonic())

@@ -53,8 +53,12 @@ async def exchange(
     body: object = None,
     *,
     headers: Mapping[str, str] | None = None,
+    watch: Callable[[Answer, bytes], None] | None = None,
 ) -> AsyncIterator[tuple[Answer, asyncio.Task[None]]]:
-    """Start a request; the task ends with the answer. Leaving the block hangs up."""
+    """Start a request; the task ends with the answer. Leaving the block hangs up.
+
+    `watch` sees every piece of the body in the moment in which it leaves the application.
+    """
     target, _, query = path.partition("?")
     data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     scope = {
@@ -75,6 +79,8 @@ async def exchange(
         else:
             answer.parts.append(message.get("body", b""))
             answer.done = not message.get("more_body", False)
+            if watch is not None:
+                watch(answer, answer.parts[-1])
         await asyncio.sleep(0)  # a socket lets others run too
 
     async def run() -> None:

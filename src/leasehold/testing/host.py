@@ -34,6 +34,8 @@ class InProcessHost:
         self._loaded: Loaded | None = None
         self._last_id = 0
         self.generating = 0
+        self._awake = asyncio.Event()
+        self._awake.set()
 
     @property
     def alive(self) -> bool:
@@ -88,6 +90,7 @@ class InProcessHost:
         try:
             for text, count in pieces:
                 await asyncio.sleep(self._token_seconds * count)
+                await self._awake.wait()
                 self._check(engine)
                 yield Token(request.id, text, count)
             yield replace(done, input_tokens=max(done.input_tokens, least))
@@ -105,6 +108,14 @@ class InProcessHost:
     async def kill(self) -> None:
         """Forget the engine; open generations end with WorkerFailed at their next token."""
         self._engine = self._loaded = None
+
+    def pause(self) -> None:
+        """Stand still in the middle of whatever is generated, until `resume`."""
+        self._awake.clear()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._awake.set()
 
     def crash(self) -> None:
         """Die as a worker does: the owner is told, open generations fail."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from leasehold.errors import ChannelClosed
@@ -24,12 +25,21 @@ class Weather:
     deaf_down: bool = False  # nothing passes from custodian to enclave
 
 
+def _let_through(_message: bytes, *, up: bool) -> bool:  # noqa: ARG001
+    return True
+
+
 @dataclass(slots=True)
 class Wire:
-    """One enclave's line to its custodian: a weather, and the luck that decides."""
+    """One enclave's line to its custodian: a weather, and the luck that decides.
+
+    `tap` sees every message of a channel as it arrives, and says whether it may: a host that can drop
+    what it chooses is stronger than one that sees only ciphertext.
+    """
 
     luck: random.Random
     weather: Weather = field(default_factory=Weather)
+    tap: Callable[..., bool] = _let_through
 
     def copies(self, *, up: bool) -> list[float]:
         """When copies of one message arrive, in seconds from now; empty where it is lost."""
@@ -57,7 +67,7 @@ class _End:
             raise ChannelClosed
         loop = asyncio.get_running_loop()
         for seconds in self._wire.copies(up=self._up):
-            loop.call_later(seconds, self.other.arrive, message)
+            loop.call_later(seconds, self._deliver, message)
 
     async def receive(self) -> bytes:
         """The next message. Raises ChannelClosed."""
@@ -72,6 +82,10 @@ class _End:
         if not self._closed:
             self.end()
             asyncio.get_running_loop().call_later(0.001, self.other.end)
+
+    def _deliver(self, message: bytes) -> None:
+        if self._wire.tap(message, up=self._up):
+            self.other.arrive(message)
 
     def arrive(self, message: bytes) -> None:
         """A copy of a message comes out of the wire."""

@@ -1,0 +1,285 @@
+"""One simulated day: what a seed decides, the troubles that come, and the evening at which all must be well.
+
+Spec: docs/spec/simulation.md, Z-1, Z-5 and Z-6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Awaitable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from leasehold.core.lease import LeasePolicy
+from leasehold.core.tariff import PER_REQUEST, PER_TOKEN, Tariff
+from leasehold.core.units import SECOND, Duration, Units
+from leasehold.errors import LeaseholdError
+from leasehold.testing.box import Box
+from leasehold.testing.simulation.disk import Disk
+from leasehold.testing.simulation.observer import Observer, Sight, Violation
+from leasehold.testing.simulation.people import Crowd, Person
+from leasehold.testing.simulation.trouble import TROUBLES, resume
+from leasehold.testing.time import run_simulated
+from leasehold.testing.world import World
+
+ENCLAVES_MAX: Final = 8
+PEOPLE_MAX: Final = 50
+EVENING_SECONDS: Final = 60.0  # I11: without any fault
+HABITS: Final = ("steady", "whole", "greedy", "hang-up", "crowd", "embed", "extension")
+HOSTILE: Final = ("stranger", "junk")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a seed decides before anything happens."""
+
+    seed: int
+    policy: LeasePolicy
+    tariff: Tariff
+    cap: int
+    dead_man: int  # seconds
+    people: int
+    enclaves: int
+    minutes: float
+    trouble_every: float  # seconds, on average
+    lose: float
+    double: float
+    delay: float  # seconds, the longest
+    disk_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of a day. `digest` is the same whenever the same code runs the same seed."""
+
+    seed: int
+    violation: Violation | None
+    served: int
+    events: Counter[str]
+    digest: str
+    story: tuple[tuple[float, str, str], ...] = field(repr=False, default=())
+
+
+def plan(seed: int) -> Plan:
+    """The plan of a seed."""
+    luck = random.Random(f"plan {seed}")
+    ttl = luck.choice([2, 4, 8, 30])
+    policy = LeasePolicy(
+        ttl=Duration(ttl * SECOND),
+        span=Duration(luck.choice([2, 10, 30]) * SECOND),
+        outstanding_max=Units(luck.choice([50, 500, 5_000, 1_000_000])),
+        exact=luck.random() < 0.15,
+    )
+    calm = luck.random() < 0.3
+    return Plan(
+        seed,
+        policy,
+        luck.choice([PER_TOKEN, PER_TOKEN, PER_REQUEST, Tariff(request=3, output_token=2)]),
+        cap=luck.choice([300, 2_000, 10_000, 100_000]),
+        dead_man=luck.choice([8, 20, 40]),
+        people=PEOPLE_MAX if luck.random() < 0.02 else luck.randint(1, 6),
+        enclaves=ENCLAVES_MAX if luck.random() < 0.05 else luck.randint(1, 3),
+        minutes=luck.uniform(0.3, 0.9),
+        trouble_every=luck.choice([0.7, 1.5, 4.0]),
+        lose=0.0 if calm else luck.uniform(0, 0.3),
+        double=0.0 if calm else luck.uniform(0, 0.3),
+        delay=0.002 if calm else luck.choice([0.01, 0.1, 1.0]),
+        disk_seconds=luck.choice([0.0, 0.001, 0.02]),
+    )
+
+
+class Day:
+    """Everything of one day, for the troubles to get at."""
+
+    def __init__(self, planned: Plan, world: World, disk: Disk, observer: Observer) -> None:
+        self.plan, self.world, self.disk, self.observer = planned, world, disk, observer
+        self.luck = random.Random(f"day {planned.seed}")
+        self.people: list[Person] = []
+        self.backups: list[bytes] = []
+        self.boxes: list[Box] = []
+        self.crowd = Crowd(observer, planned.tariff, self.answering)
+        self._acts: set[asyncio.Task[None]] = set()
+        disk.on_crash = lambda: self.act(self.crash())
+
+    def answering(self) -> list[Box]:
+        """Enclaves to which a consumer can connect."""
+        return [box for box in self.boxes if not box.life.done() or box.enclave.ended is not None]
+
+    def sight(self, box: Box) -> Sight:
+        """What the observer knows of it."""
+        return self.observer.seen[box.enclave.instance]
+
+    def act(self, doing: Awaitable[Any]) -> None:
+        """Something that an operator or host does beside everything else; refusals are lawful."""
+
+        async def run() -> None:
+            with suppress(LeaseholdError):
+                await doing
+
+        task = asyncio.create_task(run())
+        self._acts.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._acts.discard(task)
+        if not task.cancelled() and (mistake := task.exception()) is not None:
+            self.observer.fail(10, f"an act raised {type(mistake).__name__}: {mistake}")
+
+    async def settle(self) -> None:
+        """Wait for all acts that are under way."""
+        while self._acts:
+            await asyncio.gather(*self._acts, return_exceptions=True)
+
+    def boot(self) -> Box:
+        """Start one more enclave on the borrower's machine."""
+        plan, luck = self.plan, self.luck
+        box = self.world.enclave(token_seconds=luck.choice([0.005, 0.02]))
+        weather = box.wire.weather
+        weather.lose, weather.double = plan.lose, plan.double
+        weather.delay = (0.0005, max(0.001, plan.delay))
+        self.observer.met(box)
+        self.boxes.append(box)
+        box.life.add_done_callback(_retrieve)
+        return box
+
+    async def crash(self) -> None:
+        """kill -9 of the custodian, and its start some seconds later."""
+        if not self.world.is_up:
+            return
+        self.disk.die()
+        await self.world.kill_custodian()
+        self.observer.tell("custodian killed")
+        await asyncio.sleep(self.luck.choice([0.05, 1.0, 6.0]))
+        self.revive()
+
+    def revive(self) -> None:
+        """Start the custodian again unless somebody else did."""
+        if not self.world.is_up:
+            self.world.start_custodian()
+            self.observer.tell("custodian started")
+
+    async def join(self, name: str) -> None:
+        """Enrol a consumer with a budget, which begins to ask."""
+        luck = self.luck
+        budget = luck.choice([0, 7, 100, 1_000, 10_000])
+        consumer = await self.world.consumer(name, budget)
+        count = luck.randint(2, 5)
+        habits = luck.choices(HABITS, k=count) + luck.choices(HOSTILE, k=luck.randint(0, 1))
+        person = Person(name, [consumer.key], random.Random(f"{name} {self.plan.seed}"), habits)
+        self.people.append(person)
+        self.crowd.join(person)
+
+    async def check(self) -> None:
+        """All invariants on the whole ledger, at this very moment."""
+        await self.disk.inside.read(self.observer.check_books)
+
+
+async def live(planned: Plan) -> Report:
+    """Run a day in the loop that is running, which must be a simulated one."""
+    observer, luck = Observer(planned.policy.ttl), random.Random(f"disk {planned.seed}")
+    disk = Disk(luck, watch=observer.committed)
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, told: _mistake(observer, told))
+    world = await World.make(
+        planned.seed,
+        cap=planned.cap,
+        tariff=planned.tariff,
+        policy=planned.policy,
+        dead_man=planned.dead_man,
+        instances_max=ENCLAVES_MAX,
+        store=disk,
+    )
+    day = Day(planned, world, disk, observer)
+    disk.seconds = planned.disk_seconds
+    for number in range(planned.enclaves):
+        day.boot()
+        if number == 0:
+            with suppress(LeaseholdError, TimeoutError):
+                async with asyncio.timeout(30):
+                    await day.boxes[0].serving()
+    for number in range(planned.people):
+        with suppress(LeaseholdError):
+            await day.join(f"p{number}")
+    end = loop.time() + 60 * planned.minutes
+    while loop.time() < end and observer.violation is None:
+        await asyncio.sleep(day.luck.expovariate(1 / planned.trouble_every))
+        name = day.luck.choices([*TROUBLES], weights=[t.weight for t in TROUBLES.values()])[0]
+        observer.tell(name)
+        day.act(TROUBLES[name].happen(day))
+        await day.check()
+    if observer.violation is None:
+        await _evening(day)
+    observer.finish()
+    story = tuple(observer.story)
+    digest = hashlib.sha256(repr((story, observer.events, observer.served)).encode()).hexdigest()
+    await world.end()
+    return Report(
+        planned.seed,
+        observer.violation,
+        observer.by_consumer.total(),
+        observer.events,
+        digest,
+        story,
+    )
+
+
+async def _evening(day: Day) -> None:
+    """I11: without faults everything that was admitted ends, and whoever has a budget is served."""
+    world, observer, disk = day.world, day.observer, day.disk
+    observer.tell("evening")
+    disk.full, disk.lie, disk.crash = False, 0.0, None
+    for box in day.boxes:
+        weather = box.wire.weather
+        weather.cut = weather.deaf_up = weather.deaf_down = False
+        weather.lose, weather.double, weather.delay = min(weather.lose, 0.1), 0.0, (0.001, 0.01)
+        box.clock.run_at(1.0)
+        day.sight(box).deaf = False
+        box.host.resume()
+    day.revive()
+    try:
+        async with asyncio.timeout(EVENING_SECONDS):
+            await day.crowd.end()
+            await day.settle()
+    except TimeoutError:
+        observer.fail(11, f"{day.crowd.under_way} requests did not end")
+        return
+    day.revive()
+    await resume(day)
+    for box in day.boxes:
+        await box.kill()
+    # Whoever is dead holds a place until he is presumed so.
+    await asyncio.sleep(2 * day.plan.dead_man + 120)
+    late = await world.consumer("late", 500)
+    box = day.boot()
+    box.wire.weather.lose = box.wire.weather.double = 0.0
+    try:
+        async with asyncio.timeout(EVENING_SECONDS):
+            await box.serving()
+            before = observer.by_consumer["late"]
+            person = Person("late", [late.key], day.luck, ("steady",))
+            await day.crowd.ask_once(person, box)
+            if observer.by_consumer["late"] == before:
+                observer.fail(11, "somebody with a budget was not served in the evening")
+    except (TimeoutError, LeaseholdError) as failure:
+        observer.fail(11, f"no enclave serves in the evening: {failure!r}")
+    await day.check()
+
+
+def _mistake(observer: Observer, told: dict[str, Any]) -> None:
+    mistake = told.get("exception")
+    observer.fail(10, f"{told['message']}: {type(mistake).__name__}: {mistake}")
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """An enclave may end by a refusal; that is no mistake."""
+    if not task.cancelled():
+        task.exception()
+
+
+def run(seed: int) -> Report:
+    """Live one day from its beginning. Never raises a Violation: the report has it."""
+    return run_simulated(lambda: live(plan(seed)))

@@ -1,0 +1,338 @@
+"""Who sees everything and believes nobody: the invariants, checked where things happen.
+
+Spec: docs/spec/simulation.md, Z-3; the numbers are those of docs/security/invariants.md. What was served
+is counted from what left an enclave, what was granted from what is durable, never from what either says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final
+
+from leasehold.core import merkle
+from leasehold.core.encoding import from_json
+from leasehold.core.messages import FromCustodian, LeaseGranted, StopOrder, StopReason
+from leasehold.core.statements import Signed
+from leasehold.core.units import Duration
+from leasehold.custodian.ledger import audit, books, stops
+from leasehold.custodian.store.port import Tx
+from leasehold.errors import BadMessage, LeaseholdError, codes
+from leasehold.testing.box import Box
+
+SLACK_SECONDS: Final = 0.05  # between a message's arrival and the enclave's reading it
+CANARY: Final = "canary7f3a"  # in every prompt
+_LEASES: Final = """
+SELECT e.number, e.epoch, e.instance, k.hash, e.consumer, e.granted, e.released, e.state
+FROM leases e JOIN keys k ON k.id = e.key
+"""
+_GRANTS: Final = """
+SELECT g.consumer, a.granted, a.settled + a.written_off FROM grants g JOIN accounts a ON a.id = g.account
+"""
+_LOANS: Final = "SELECT a.granted FROM loans l JOIN accounts a ON a.id = l.account"
+
+Who = tuple[str, bytes]  # an instance and the hash of a key
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+    def __init__(self, invariant: int, told: str) -> None:
+        super().__init__(f"invariant {invariant}: {told}")
+        self.invariant = invariant
+
+
+@dataclass(slots=True)
+class _Lease:
+    """A lease as it was ever durable, also in a past that a restore forgot."""
+
+    owner: Who
+    consumer: str
+    granted: int = 0
+    released: int = 0
+
+
+@dataclass(slots=True)
+class _StopWatch:
+    """M-7: after this stop at most `bound` units are served in its scope."""
+
+    stop: stops.Stop
+    bound: int
+    served: int = 0
+    over: bool = False  # the ledger said that nothing can be served any more
+
+    def covers(self, box: Box, consumer: str) -> bool:
+        target = {"consumer": consumer, "enclave": box.enclave.instance}
+        return self.stop.target == target.get(self.stop.scope, self.stop.target)
+
+
+@dataclass(slots=True)
+class Sight:
+    """What is known of one enclave from outside."""
+
+    box: Box
+    heard: float = 0.0  # when it was last told anything
+    turned: bool = False  # its clock is a lie
+    rogue: bool = False  # it says what no honest enclave says
+    deaf: bool = False  # its host drops every order to stop
+    old: bool = False  # it was there before the ledger was put back
+    stopped: float | None = None  # when an order reached it
+    consumers: dict[str, float] = field(default_factory=dict)  # likewise, by consumer
+
+
+@dataclass(slots=True)
+class Observer:
+    """Checks the invariants; the first one that does not hold stays in `violation`."""
+
+    ttl: Duration
+    seen: dict[str, Sight] = field(default_factory=dict)
+    violation: Violation | None = None
+    served: Counter[Who] = field(default_factory=Counter)
+    by_consumer: Counter[str] = field(default_factory=Counter)
+    ever: Counter[str] = field(default_factory=Counter)  # granted, and never taken back in vain
+    ever_cap: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+    story: list[tuple[float, str, str]] = field(default_factory=list)
+    _leases: dict[str, _Lease] = field(default_factory=dict)
+    _open: set[int] = field(default_factory=set)
+    _newest: int = 0
+    _granted: Counter[str] = field(default_factory=Counter)
+    _cap: int = 0
+    _watches: dict[int, _StopWatch] = field(default_factory=dict)
+    _stops: int = 0
+    _epoch: int = 0
+    _size: int = 0
+    _frontier: list[tuple[int, bytes]] = field(default_factory=list)
+    _restoring: bool = False
+
+    # What happens --------------------------------------------------------------------------------
+
+    def tell(self, kind: str, detail: str = "") -> None:
+        """Put an event into the story of this day."""
+        self.events[kind] += 1
+        self.story.append((round(_time(), 6), kind, detail))
+
+    def fail(self, invariant: int, told: str) -> None:
+        """Remember the first violation."""
+        if self.violation is None:
+            self.violation = Violation(invariant, f"{told} (at {_time():.3f} s)")
+
+    def met(self, box: Box) -> Sight:
+        """Watch an enclave from its boot on."""
+        sight = self.seen[box.enclave.instance] = Sight(box, heard=_time())
+
+        def tap(message: bytes, *, up: bool) -> bool:
+            return self._passes(sight, message, up=up)
+
+        box.wire.tap = tap
+        return sight
+
+    def _passes(self, sight: Sight, message: bytes, *, up: bool) -> bool:
+        if up:
+            if CANARY.encode() in message:
+                self.fail(9, "a prompt went to the custodian")
+            return True
+        try:
+            said: FromCustodian | None = from_json(message, FromCustodian)
+        except BadMessage:  # the custodian's complaint about a message, before it hangs up
+            said = None
+        match said:
+            case StopOrder(statement=Signed(payload=payload)):
+                if sight.deaf:
+                    return False
+                self._ordered(sight, from_json(payload, StopReason))
+            case LeaseGranted():
+                self._told(sight, said)
+        sight.heard = _time()
+        return True
+
+    def _ordered(self, sight: Sight, reason: StopReason) -> None:
+        if reason.scope == "consumer":
+            watch = self._watches.get(reason.stop)
+            if watch is not None:  # one that was lifted meanwhile stops nobody for long
+                sight.consumers.setdefault(reason.target, _time())
+        elif sight.stopped is None:
+            sight.stopped = _time()
+
+    def _told(self, sight: Sight, said: LeaseGranted) -> None:
+        """Invariant 2: what an enclave is told was durable before."""
+        lease = self._leases.get(said.lease)
+        owner = (sight.box.enclave.instance, said.key_hash)
+        if lease is None or lease.granted < said.granted:
+            held = None if lease is None else lease.granted
+            self.fail(2, f"lease {said.lease}: told {said.granted}, durable {held}")
+        elif lease.owner != owner:
+            self.fail(7, f"lease {said.lease} was told to two enclaves or keys")
+
+    def serve(self, box: Box, key_hash: bytes, consumer: str, units: int) -> None:
+        """So much has just left an enclave for a consumer (invariants 1 to 5)."""
+        if not units:
+            return
+        sight, owner = self.seen[box.enclave.instance], (box.enclave.instance, key_hash)
+        self.served[owner] += units
+        self.by_consumer[consumer] += units
+        self._check_covered(owner)
+        if self.by_consumer[consumer] > self.ever[consumer]:
+            self.fail(
+                1, f"{consumer}: served {self.by_consumer[consumer]} of {self.ever[consumer]}"
+            )
+        if self.by_consumer.total() > self.ever_cap:
+            self.fail(1, f"the loan: served {self.by_consumer.total()} of {self.ever_cap}")
+        for watch in self._watches.values():
+            if not sight.old and watch.covers(box, consumer):
+                watch.served += units
+                if watch.over or watch.served > watch.bound:
+                    self.fail(
+                        4, f"stop {watch.stop.id}: served {watch.served} after {watch.bound}"
+                    )
+        self._check_time(sight, consumer)
+
+    def _check_time(self, sight: Sight, consumer: str) -> None:
+        now = _time()
+        stopped = sight.stopped if sight.stopped is not None else sight.consumers.get(consumer)
+        if stopped is not None and now > stopped + SLACK_SECONDS:
+            self.fail(4, f"served {now - stopped:.3f} s after the order to stop had come")
+        if not sight.turned and now > sight.heard + self.ttl / 1000 + SLACK_SECONDS:
+            self.fail(5, f"served {now - sight.heard:.3f} s after the last word of the custodian")
+
+    def _check_covered(self, owner: Who) -> None:
+        """Invariants 2 and 3: what was served is at most what durable leases hold or held."""
+        covered = sum(
+            lease.granted - lease.released for lease in self._leases.values() if lease.owner == owner
+        )
+        if self.served[owner] > covered and not self.seen[owner[0]].rogue:
+            self.fail(3, f"{owner[0][:8]}: served {self.served[owner]}, leased {covered}")
+
+    def answered(self, status: int, code: str | None) -> None:
+        """Invariant 10: every refusal has a reason."""
+        self.events[f"answer {status} {code or ''}".strip()] += 1
+        if (status >= 400 or code is not None) and code not in codes():
+            self.fail(10, f"an answer {status} with code {code!r}")
+        if status == 0 or code == "internal_error":
+            self.fail(10, f"an answer {status} {code}")
+
+    # The ledger ----------------------------------------------------------------------------------
+
+    def committed(self, tx: Tx) -> None:
+        """Look at the ledger after a commit: nothing may change that the log does not tell."""
+        size: int = tx.execute("SELECT size FROM log_head")[0][0]
+        if size == self._size and not self._restoring:
+            return
+        self._look_at_log(tx)
+        self._look_at_leases(tx)
+        self._look_at_grants(tx)
+        self._look_at_stops(tx)
+
+    def _look_at_log(self, tx: Tx) -> None:
+        """Invariant 8: the log is what it was, and more."""
+        epoch: int = tx.execute("SELECT value FROM meta WHERE name = 'epoch'")[0][0]
+        if epoch < self._epoch:
+            self.fail(7, f"epoch {epoch} after {self._epoch}")
+        self._epoch = epoch
+        for leaf in audit.leaves(tx, start=self._size, count=10_000):
+            merkle.push(self._frontier, merkle.leaf_hash(leaf))
+            self._size += 1
+        if audit.head(tx) != (self._size, merkle.frontier_root(self._frontier)):
+            self.fail(8, f"the log's head at {self._size} entries")
+
+    def _look_at_leases(self, tx: Tx) -> None:
+        rows = tx.execute(_LEASES + "WHERE e.state = 'open'")
+        gone = self._open - {row[0] for row in rows}
+        self._open = {row[0] for row in rows}
+        for number in gone:
+            rows += tx.execute(_LEASES + "WHERE e.number = ?", (number,))
+        for number, epoch, instance, key_hash, consumer, granted, released, _ in rows:
+            owner, name = (instance, key_hash), f"{epoch}-{number}"
+            lease = self._leases.setdefault(name, _Lease(owner, consumer))
+            if lease.owner != owner:
+                self.fail(7, f"lease id {name} was used twice")
+            lease.granted = max(lease.granted, granted)
+            if released > lease.released:
+                lease.released = released
+                if instance in self.seen:
+                    self._check_covered(owner)
+
+    def _look_at_grants(self, tx: Tx) -> None:
+        for consumer, granted, spent in tx.execute(_GRANTS):
+            if spent > granted:
+                self.fail(1, f"{consumer}: spent {spent} of {granted}")
+            step = granted - self._granted[consumer]
+            self._granted[consumer] = granted
+            self.ever[consumer] += 0 if self._restoring else step
+        for (granted,) in tx.execute(_LOANS):
+            self.ever_cap += 0 if self._restoring else granted - self._cap
+            self._cap = granted
+
+    def _look_at_stops(self, tx: Tx) -> None:
+        orders = {stop.id: stop for stop in stops.list_stops(tx, active=True)}
+        for number in [n for n in self._watches if n not in orders]:
+            self._lifted(self._watches.pop(number).stop, tx)
+        for number, stop in sorted(orders.items()):
+            progress = stops.progress(tx, stop=number)
+            left = progress.units + progress.units_in_doubt
+            watch = self._watches.get(number)
+            if watch is None:
+                watch = self._watches[number] = _StopWatch(stop, left)
+            watch.over = watch.over or not (left or progress.pending)
+
+    def _lifted(self, stop: stops.Stop, tx: Tx) -> None:
+        known = {one.id for one in stops.list_stops(tx) if one.lifted is not None}
+        if stop.id not in known and not self._restoring:
+            self.fail(6, f"stop {stop.id} is gone")
+        if stop.scope == "consumer":
+            for sight in self.seen.values():
+                sight.consumers.pop(stop.target, None)
+
+    def check_books(self, tx: Tx) -> None:
+        """Invariants 1 and 8 in full: accounts, leases and log say the same."""
+        try:
+            books.check_books(tx)
+            books.check_replay(tx)
+            audit.check_log(tx)
+        except LeaseholdError as wrong:
+            self.fail(8, f"{wrong.code}: {wrong.message}")
+
+    def restoring(self) -> None:
+        """An old backup is put back; what it forgets stays counted here."""
+        self._restoring = True
+        self._size, self._frontier = 0, []
+        self._open = set()
+        self._granted, self._cap = Counter(), 0
+        self._watches = {}
+        for sight in self.seen.values():
+            sight.old = True
+
+    def restored(self, tx: Tx, *, epoch: int) -> None:
+        """The restore is over. Invariant 6: a new epoch, all stopped, nothing available."""
+        self._restoring = False
+        if epoch <= self._epoch_before(tx):
+            self.fail(7, f"epoch {epoch} after a restore")
+        if not any(stop.scope == "all" for stop in stops.list_stops(tx, active=True)):
+            self.fail(6, "a restore left the loan running")
+        if self._open:
+            self.fail(6, "a restore left leases open")
+        for consumer, granted, spent in tx.execute(_GRANTS):
+            if granted != spent:
+                self.fail(6, f"a restore left {consumer} {granted - spent} units")
+
+    def _epoch_before(self, tx: Tx) -> int:
+        return max((int(name.partition("-")[0]) for name in self._leases), default=0)
+
+    def finish(self) -> None:
+        """What must hold when the day is over."""
+        for sight in self.seen.values():
+            if any(CANARY in str(fields) for _, fields in sight.box.log.said):
+                self.fail(9, "a prompt is in an enclave's log")
+            if "mistake" in sight.box.log.names():
+                self.fail(10, f"an enclave made a mistake: {sight.box.log.said}")
+        held: Counter[str] = Counter()
+        for sight in self.seen.values():
+            held.update({usage.lease: 1 for usage in sight.box.enclave.meter.usage()})
+        twice = [lease for lease, count in held.items() if count > 1]
+        if twice:
+            self.fail(7, f"leases held by two enclaves: {twice}")
+
+
+def _time() -> float:
+    return asyncio.get_running_loop().time()
