@@ -26,6 +26,7 @@ from leasehold.core.messages import (
     ExtensionQuery,
     FromCustodian,
     FromEnclave,
+    Heartbeat,
     LeaseClose,
     LeaseRefused,
     LoanTerms,
@@ -217,10 +218,14 @@ class Custodian:
         Raises BadMessage and BadSignature, after which the channel is to be closed, and StoreFailed,
         after which the enclave may ask again.
         """
+
+        def act(tx: Tx, now: Instant) -> tuple[FromCustodian, tuple[stops.Stop, ...]]:
+            answer = decide(tx, now=now, instance=instance, message=message)
+            beats = isinstance(message, Heartbeat)
+            return answer, stops.unheard(tx, instance=instance) if beats else ()
+
         try:
-            answer = await self.change(
-                lambda tx, now: decide(tx, now=now, instance=instance, message=message)
-            )
+            answer, orders = await self.change(act)
         except UnknownThing as problem:
             return [AttestAgain(_problem(problem))]
         except (UnknownKey, Conflict) as problem:
@@ -229,7 +234,7 @@ class Custodian:
             return [LeaseRefused(message.sequence, message.key_hash, _problem(problem))]
         if isinstance(message, StopProof | LeaseClose):
             self._tell_watchers()
-        return [answer]
+        return [answer, *(self._stop_order(stop) for stop in orders)]
 
     # Operators -----------------------------------------------------------------------------------
 

@@ -29,16 +29,21 @@ def _let_through(_message: bytes, *, up: bool) -> bool:  # noqa: ARG001
     return True
 
 
+def _unseen(_message: bytes, *, up: bool) -> None:
+    """Nobody looks at what is sent."""
+
+
 @dataclass(slots=True)
 class Wire:
     """One enclave's line to its custodian: a weather, and the luck that decides.
 
-    `tap` sees every message of a channel as it arrives, and says whether it may: a host that can drop
-    what it chooses is stronger than one that sees only ciphertext.
+    `spy` sees every message of a channel as it is sent, `tap` as it arrives, and says whether it may: a
+    host that can drop what it chooses is stronger than one that sees only ciphertext.
     """
 
     luck: random.Random
     weather: Weather = field(default_factory=Weather)
+    spy: Callable[..., None] = _unseen
     tap: Callable[..., bool] = _let_through
 
     def copies(self, *, up: bool) -> list[float]:
@@ -65,6 +70,7 @@ class _End:
         """Hand over one message. Raises ChannelClosed."""
         if self._closed:
             raise ChannelClosed
+        self._wire.spy(message, up=self._up)
         loop = asyncio.get_running_loop()
         for seconds in self._wire.copies(up=self._up):
             loop.call_later(seconds, self._deliver, message)
@@ -84,8 +90,13 @@ class _End:
             asyncio.get_running_loop().call_later(0.001, self.other.end)
 
     def _deliver(self, message: bytes) -> None:
-        if self._wire.tap(message, up=self._up):
+        if not self.other.is_closed and self._wire.tap(message, up=self._up):
             self.other.arrive(message)
+
+    @property
+    def is_closed(self) -> bool:
+        """Nothing arrives at this end any more."""
+        return self._closed
 
     def arrive(self, message: bytes) -> None:
         """A copy of a message comes out of the wire."""

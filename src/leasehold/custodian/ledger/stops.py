@@ -45,6 +45,14 @@ WHERE e.state = 'written_off' AND i.state <> 'stopped'
   AND (? = 'all' OR (? = 'loan' AND e.loan = ?) OR (? = 'enclave' AND e.instance = ?)
        OR (? = 'consumer' AND e.consumer = ?))
 """
+# What this instance should have obeyed by now and, as far as the ledger knows, has not.
+_UNHEARD: Final = """
+SELECT t.stop FROM stop_instances t JOIN instances i ON i.id = t.instance
+WHERE i.id = ? AND i.state = 'stopping'
+UNION
+SELECT s.id FROM stops s JOIN leases e ON e.consumer = s.target
+WHERE s.lifted IS NULL AND s.scope = 'consumer' AND e.instance = ? AND e.state = 'open'
+"""
 
 
 class Stop(msgspec.Struct, frozen=True):
@@ -150,6 +158,12 @@ def audience(tx: Tx, *, stop: int) -> tuple[str, ...]:
     if order.scope == "consumer":
         return tuple(row[0] for row in tx.execute(_MAY_SERVE, (order.target,)))
     return tuple(row[0] for row in tx.execute(_FOUND, (stop,)) if row[1] != "stopped")
+
+
+def unheard(tx: Tx, *, instance: str) -> tuple[Stop, ...]:
+    """N-6: orders to say again to an instance that speaks: a push may be lost, or never have been sent."""
+    numbers = sorted(row[0] for row in tx.execute(_UNHEARD, (instance, instance)))
+    return tuple(show_stop(tx, number) for number in numbers)
 
 
 def progress(tx: Tx, *, stop: int) -> Progress:

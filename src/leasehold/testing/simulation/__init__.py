@@ -1,1 +1,1 @@
-"""Whole days of the real custodian, real enclaves and bad luck, decided by a seed; see docs/spec/simulation.md."""
+"""Whole days of the real custodian, real enclaves and bad luck, decided by a seed (docs/spec/simulation.md)."""

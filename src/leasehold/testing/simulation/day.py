@@ -17,6 +17,7 @@ from typing import Any, Final
 from leasehold.core.lease import LeasePolicy
 from leasehold.core.tariff import PER_REQUEST, PER_TOKEN, Tariff
 from leasehold.core.units import SECOND, Duration, Units
+from leasehold.custodian.ledger import stops
 from leasehold.errors import LeaseholdError
 from leasehold.testing.box import Box
 from leasehold.testing.simulation.disk import Disk
@@ -24,7 +25,7 @@ from leasehold.testing.simulation.observer import Observer, Sight, Violation
 from leasehold.testing.simulation.people import Crowd, Person
 from leasehold.testing.simulation.trouble import TROUBLES, resume
 from leasehold.testing.time import run_simulated
-from leasehold.testing.world import World
+from leasehold.testing.world import LOAN, World
 
 ENCLAVES_MAX: Final = 8
 PEOPLE_MAX: Final = 50
@@ -180,7 +181,7 @@ class Day:
 
 async def live(planned: Plan) -> Report:
     """Run a day in the loop that is running, which must be a simulated one."""
-    observer, luck = Observer(planned.policy.ttl), random.Random(f"disk {planned.seed}")
+    observer, luck = Observer(planned.policy), random.Random(f"disk {planned.seed}")
     disk = Disk(luck, watch=observer.committed)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _loop, told: _mistake(observer, told))
@@ -248,6 +249,8 @@ async def _evening(day: Day) -> None:
         observer.fail(11, f"{day.crowd.under_way} requests did not end")
         return
     day.revive()
+    await asyncio.sleep(30)  # longer than the longest pause before an enclave connects again
+    await _all_stopped(day)
     await resume(day)
     for box in day.boxes:
         await box.kill()
@@ -267,6 +270,18 @@ async def _evening(day: Day) -> None:
     except (TimeoutError, LeaseholdError) as failure:
         observer.fail(11, f"no enclave serves in the evening: {failure!r}")
     await day.check()
+
+
+async def _all_stopped(day: Day) -> None:
+    """Who can hear of a stop has obeyed it, whatever became of the first word of it (M-7, N-4)."""
+    orders = await day.world.custodian.look(lambda tx: stops.list_stops(tx, active=True))
+    for box in day.boxes:
+        mine = {"all": "", "loan": LOAN, "enclave": box.enclave.instance}
+        for stop in orders:
+            is_mine = stop.target == mine.get(stop.scope)
+            has_model = box.enclave.link.lent is not None and not box.life.done()
+            if is_mine and has_model and box.enclave.ended is None:
+                day.observer.fail(4, f"stop {stop.id} was never heard by an enclave that listens")
 
 
 def _mistake(observer: Observer, told: dict[str, Any]) -> None:

@@ -13,9 +13,17 @@ from typing import Final
 
 from leasehold.core import merkle
 from leasehold.core.encoding import from_json
-from leasehold.core.messages import FromCustodian, LeaseGranted, StopOrder, StopReason
+from leasehold.core.lease import LeasePolicy
+from leasehold.core.messages import (
+    FromCustodian,
+    FromEnclave,
+    LeaseAsk,
+    LeaseGranted,
+    StopOrder,
+    StopReason,
+)
 from leasehold.core.statements import Signed
-from leasehold.core.units import Duration
+from leasehold.core.units import SECOND
 from leasehold.custodian.ledger import audit, books, stops
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import BadMessage, LeaseholdError, codes
@@ -24,7 +32,7 @@ from leasehold.testing.box import Box
 SLACK_SECONDS: Final = 0.05  # between a message's arrival and the enclave's reading it
 CANARY: Final = "canary7f3a"  # in every prompt
 _LEASES: Final = """
-SELECT e.number, e.epoch, e.instance, k.hash, e.consumer, e.granted, e.released, e.state
+SELECT e.number, e.epoch, e.instance, k.hash, e.consumer, e.granted, e.settled, e.released, e.state
 FROM leases e JOIN keys k ON k.id = e.key
 """
 _GRANTS: Final = """
@@ -72,20 +80,21 @@ class Sight:
     """What is known of one enclave from outside."""
 
     box: Box
-    heard: float = 0.0  # when it was last told anything
     turned: bool = False  # its clock is a lie
     rogue: bool = False  # it says what no honest enclave says
     deaf: bool = False  # its host drops every order to stop
     old: bool = False  # it was there before the ledger was put back
     stopped: float | None = None  # when an order reached it
     consumers: dict[str, float] = field(default_factory=dict)  # likewise, by consumer
+    asked: dict[int, float] = field(default_factory=dict)  # when each lease was asked for
+    live: dict[bytes, float] = field(default_factory=dict)  # until when each key's lease lives
 
 
 @dataclass(slots=True)
 class Observer:
     """Checks the invariants; the first one that does not hold stays in `violation`."""
 
-    ttl: Duration
+    policy: LeasePolicy
     seen: dict[str, Sight] = field(default_factory=dict)
     violation: Violation | None = None
     served: Counter[Who] = field(default_factory=Counter)
@@ -120,12 +129,18 @@ class Observer:
 
     def met(self, box: Box) -> Sight:
         """Watch an enclave from its boot on."""
-        sight = self.seen[box.enclave.instance] = Sight(box, heard=_time())
+        sight = self.seen[box.enclave.instance] = Sight(box)
 
         def tap(message: bytes, *, up: bool) -> bool:
             return self._passes(sight, message, up=up)
 
-        box.wire.tap = tap
+        def spy(message: bytes, *, up: bool) -> None:
+            if up and b'"lease-ask"' in message:
+                said: FromEnclave = from_json(message, FromEnclave)
+                if isinstance(said, LeaseAsk):
+                    sight.asked.setdefault(said.sequence, _time())
+
+        box.wire.tap, box.wire.spy = tap, spy
         return sight
 
     def _passes(self, sight: Sight, message: bytes, *, up: bool) -> bool:
@@ -144,7 +159,6 @@ class Observer:
                 self._ordered(sight, from_json(payload, StopReason))
             case LeaseGranted():
                 self._told(sight, said)
-        sight.heard = _time()
         return True
 
     def _ordered(self, sight: Sight, reason: StopReason) -> None:
@@ -159,6 +173,9 @@ class Observer:
         """Invariant 2: what an enclave is told was durable before."""
         lease = self._leases.get(said.lease)
         owner = (sight.box.enclave.instance, said.key_hash)
+        if said.sequence in sight.asked:
+            until = sight.asked[said.sequence] + said.ttl / SECOND
+            sight.live[said.key_hash] = max(until, sight.live.get(said.key_hash, 0.0))
         if lease is None or lease.granted < said.granted:
             held = None if lease is None else lease.granted
             self.fail(2, f"lease {said.lease}: told {said.granted}, durable {held}")
@@ -183,23 +200,24 @@ class Observer:
             if not sight.old and watch.covers(box, consumer):
                 watch.served += units
                 if watch.over or watch.served > watch.bound:
-                    self.fail(
-                        4, f"stop {watch.stop.id}: served {watch.served} after {watch.bound}"
-                    )
-        self._check_time(sight, consumer)
+                    self.fail(4, f"stop {watch.stop.id}: served {watch.served} after {watch.bound}")
+        self._check_time(sight, key_hash, consumer)
 
-    def _check_time(self, sight: Sight, consumer: str) -> None:
+    def _check_time(self, sight: Sight, key_hash: bytes, consumer: str) -> None:
         now = _time()
         stopped = sight.stopped if sight.stopped is not None else sight.consumers.get(consumer)
         if stopped is not None and now > stopped + SLACK_SECONDS:
             self.fail(4, f"served {now - stopped:.3f} s after the order to stop had come")
-        if not sight.turned and now > sight.heard + self.ttl / 1000 + SLACK_SECONDS:
-            self.fail(5, f"served {now - sight.heard:.3f} s after the last word of the custodian")
+        late = now - sight.live.get(key_hash, 0.0)
+        if not sight.turned and late > SLACK_SECONDS:
+            self.fail(5, f"served {late:.3f} s after the end of a lease that nobody renewed")
 
     def _check_covered(self, owner: Who) -> None:
         """Invariants 2 and 3: what was served is at most what durable leases hold or held."""
         covered = sum(
-            lease.granted - lease.released for lease in self._leases.values() if lease.owner == owner
+            lease.granted - lease.released
+            for lease in self._leases.values()
+            if lease.owner == owner
         )
         if self.served[owner] > covered and not self.seen[owner[0]].rogue:
             self.fail(3, f"{owner[0][:8]}: served {self.served[owner]}, leased {covered}")
@@ -242,7 +260,11 @@ class Observer:
         self._open = {row[0] for row in rows}
         for number in gone:
             rows += tx.execute(_LEASES + "WHERE e.number = ?", (number,))
-        for number, epoch, instance, key_hash, consumer, granted, released, _ in rows:
+        held = sum(row[5] - row[6] for row in rows if row[8] == "open")
+        if held > self.policy.outstanding_max:
+            self.fail(4, f"{held} units are out, the loan allows {self.policy.outstanding_max}")
+        for number, epoch, instance, key_hash, consumer, granted, settled, released, _ in rows:
+            self._check_charged(f"{epoch}-{number}", instance, settled)
             owner, name = (instance, key_hash), f"{epoch}-{number}"
             lease = self._leases.setdefault(name, _Lease(owner, consumer))
             if lease.owner != owner:
@@ -252,6 +274,15 @@ class Observer:
                 lease.released = released
                 if instance in self.seen:
                     self._check_covered(owner)
+
+    def _check_charged(self, lease: str, instance: str, settled: int) -> None:
+        """Invariant 2, from the other side: nobody is charged for what no enclave says it served."""
+        sight = self.seen.get(instance)
+        if sight is None or sight.rogue:
+            return
+        usage = {one.lease: one.spent for one in sight.box.enclave.meter.usage()}
+        if lease in usage and settled > usage[lease]:
+            self.fail(2, f"lease {lease}: settled {settled}, served {usage[lease]}")
 
     def _look_at_grants(self, tx: Tx) -> None:
         for consumer, granted, spent in tx.execute(_GRANTS):
@@ -306,7 +337,7 @@ class Observer:
     def restored(self, tx: Tx, *, epoch: int) -> None:
         """The restore is over. Invariant 6: a new epoch, all stopped, nothing available."""
         self._restoring = False
-        if epoch <= self._epoch_before(tx):
+        if epoch <= self._epoch_before():
             self.fail(7, f"epoch {epoch} after a restore")
         if not any(stop.scope == "all" for stop in stops.list_stops(tx, active=True)):
             self.fail(6, "a restore left the loan running")
@@ -316,7 +347,7 @@ class Observer:
             if granted != spent:
                 self.fail(6, f"a restore left {consumer} {granted - spent} units")
 
-    def _epoch_before(self, tx: Tx) -> int:
+    def _epoch_before(self) -> int:
         return max((int(name.partition("-")[0]) for name in self._leases), default=0)
 
     def finish(self) -> None:

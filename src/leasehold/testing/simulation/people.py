@@ -162,12 +162,18 @@ class Crowd:
         await self._request(box, key, "/leasehold/extension", body, None)
 
     async def _request(
-        self, box: Box, key: str, path: str, body: Any, watch: Callable[[Answer, bytes], None] | None
+        self,
+        box: Box,
+        key: str,
+        path: str,
+        body: Any,
+        watch: Callable[[Answer, bytes], None] | None,
     ) -> None:
         headers = {"authorization": f"Bearer {key}"}
-        async with exchange(
-            box.application, "POST", path, body, headers=headers, watch=watch
-        ) as (answer, task):
+        async with exchange(box.application, "POST", path, body, headers=headers, watch=watch) as (
+            answer,
+            task,
+        ):
             await task
         self.observer.answered(answer.status, answer.code)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from leasehold.core.crypto import sha256
-from leasehold.core.messages import Heartbeat, LeaseAsk, LeaseClose, StopProof, Usage
+from leasehold.core.messages import Heartbeat, LeaseAsk, LeaseClose, Scope, StopProof, Usage
 from leasehold.core.statements import Signed
 from leasehold.core.units import DAY, Units
 from leasehold.custodian.ledger import consumers, epoch, extensions, grants, loans, stops
@@ -219,7 +219,8 @@ async def _restore(day: Day) -> None:
 
 async def _stop(day: Day) -> None:
     """Stop anything."""
-    scope = day.luck.choice(["consumer", "consumer", "enclave", "loan", "all"])
+    scopes: tuple[Scope, ...] = ("consumer", "consumer", "enclave", "loan", "all")
+    scope = day.luck.choice(scopes)
     people = [person.name for person in day.people] or ["nobody"]
     targets = {
         "consumer": day.luck.choice(people),
