@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from leasehold.core.lease import LeasePolicy
+from leasehold.core.session import State
 from leasehold.core.tariff import PER_REQUEST, PER_TOKEN, Tariff
 from leasehold.core.units import SECOND, Duration, Units
 from leasehold.custodian.ledger import stops
@@ -75,18 +76,18 @@ def plan(seed: int) -> Plan:
         outstanding_max=Units(luck.choice([50, 500, 5_000, 1_000_000])),
         exact=luck.random() < 0.15,
     )
-    calm = luck.random() < 0.3
+    calm = luck.random() < 0.4
     return Plan(
         seed,
         policy,
         luck.choice([PER_TOKEN, PER_TOKEN, PER_REQUEST, Tariff(request=3, output_token=2)]),
-        cap=luck.choice([300, 2_000, 10_000, 100_000]),
+        cap=luck.choice([300, 3_000, 30_000, 100_000]),
         dead_man=luck.choice([8, 20, 40]),
         people=PEOPLE_MAX if luck.random() < 0.02 else luck.randint(1, 6),
         enclaves=ENCLAVES_MAX if luck.random() < 0.05 else luck.randint(1, 3),
         minutes=luck.uniform(0.3, 0.9),
-        trouble_every=luck.choice([0.7, 1.5, 4.0]),
-        lose=0.0 if calm else luck.uniform(0, 0.3),
+        trouble_every=luck.choice([0.7, 2.0, 5.0]),
+        lose=0.0 if calm else luck.choice([0.02, 0.1, 0.3]),
         double=0.0 if calm else luck.uniform(0, 0.3),
         delay=0.002 if calm else luck.choice([0.01, 0.1, 1.0]),
         disk_seconds=luck.choice([0.0, 0.001, 0.02]),
@@ -107,7 +108,10 @@ class Day:
         disk.on_crash = lambda: self.act(self.crash())
 
     def answering(self) -> list[Box]:
-        """Enclaves to which a consumer can connect."""
+        """Enclaves to which a consumer connects: those that serve, and now and then any."""
+        serving = [box for box in self.boxes if box.enclave.state is State.SERVING]
+        if serving and self.luck.random() < 0.9:
+            return serving
         return [box for box in self.boxes if not box.life.done() or box.enclave.ended is not None]
 
     def sight(self, box: Box) -> Sight:
@@ -166,7 +170,7 @@ class Day:
     async def join(self, name: str) -> None:
         """Enrol a consumer with a budget, which begins to ask."""
         luck = self.luck
-        budget = luck.choice([0, 7, 100, 1_000, 10_000])
+        budget = luck.choice([7, 100, 400, 2_000, 10_000, 10_000])
         consumer = await self.world.consumer(name, budget)
         count = luck.randint(2, 5)
         habits = luck.choices(HABITS, k=count) + luck.choices(HOSTILE, k=luck.randint(0, 1))

@@ -199,11 +199,14 @@ async def _restore(day: Day) -> None:
     snapshot = day.luck.choice(day.backups)
     day.disk.die()
     await day.world.kill_custodian()
+    newest = await day.disk.inside.read(epoch.current)
     day.observer.restoring()
     day.disk.put_back(snapshot)
     now = day.world.clock.now()
     number = await day.disk.inside.write(
-        lambda tx: epoch.restore(tx, now=now, operator=OPERATOR, reason="a backup was put back")
+        lambda tx: epoch.restore(
+            tx, now=now, operator=OPERATOR, reason="a backup was put back", least=newest + 1
+        )
     )
     await day.disk.inside.read(day.observer.committed)
     await day.disk.inside.read(lambda tx: day.observer.restored(tx, epoch=number))
@@ -219,8 +222,8 @@ async def _restore(day: Day) -> None:
 
 async def _stop(day: Day) -> None:
     """Stop anything."""
-    scopes: tuple[Scope, ...] = ("consumer", "consumer", "enclave", "loan", "all")
-    scope = day.luck.choice(scopes)
+    scopes: tuple[Scope, ...] = ("consumer", "enclave", "loan", "all")
+    scope = day.luck.choices(scopes, [5, 2, 1, 1])[0]
     people = [person.name for person in day.people] or ["nobody"]
     targets = {
         "consumer": day.luck.choice(people),
@@ -323,24 +326,24 @@ async def resume(day: Day) -> None:
 
 
 TROUBLES: Final[dict[str, Trouble]] = {
-    "cut": Trouble(10, _cut),
+    "cut": Trouble(7, _cut),
     "storm": Trouble(6, _storm),
     "clock turned": Trouble(5, _turn_clock),
     "clock jumps": Trouble(2, _jump_clock),
     "pause": Trouble(4, _pause),
     "deaf host": Trouble(2, _deafen),
     "worker crash": Trouble(4, _crash_worker),
-    "enclave killed": Trouble(6, _kill_enclave),
+    "enclave killed": Trouble(4, _kill_enclave),
     "boot": Trouble(5, _boot),
     "rogue": Trouble(1, _go_rogue),
-    "crash": Trouble(5, _crash),
-    "crash in a write": Trouble(6, _crash_in_write),
-    "disk full": Trouble(4, _fill_disk),
+    "crash": Trouble(2, _crash),
+    "crash in a write": Trouble(4, _crash_in_write),
+    "disk full": Trouble(2, _fill_disk),
     "lying disk": Trouble(4, _lying_disk),
     "custodian's clock": Trouble(1, _custodian_clock),
     "backup": Trouble(4, _back_up),
-    "restore": Trouble(2, _restore),
-    "stop": Trouble(8, _stop),
+    "restore": Trouble(1, _restore),
+    "stop": Trouble(6, _stop),
     "grant": Trouble(8, _change_grant),
     "cap": Trouble(4, _change_cap),
     "decide": Trouble(6, _decide),
