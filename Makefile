@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): requirements/dev.txt requirements/models.txt pyproject.toml packages/simtee/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,13 @@ FUZZ_SECONDS ?= 120
 fuzz: $(STAMP)  ## fuzz every parser of the verifier: make fuzz [FUZZ_SECONDS=each]
 	$(BIN)/python -m tools.fuzz --all $(FUZZ_SECONDS)
 
+SEEDS ?= 1000
+simulate: $(STAMP)  ## live simulated days of bad luck: make simulate [SEEDS=n]
+	$(BIN)/python -m tools.simulate --seeds $(SEEDS)
+
+simulate-planted: $(STAMP)  ## plant mistakes into the code and see that they are found
+	$(BIN)/python -m tools.planted
+
 docs: $(STAMP)  ## write the generated pages again
 	$(BIN)/python tools/errors_doc.py
 
@@ -58,4 +65,4 @@ bench: $(STAMP)  ## measure beside a peer or floor in the same run: make bench [
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) demo-run .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help setup lock check test demo tcb evidence fuzz docs bench clean
+.PHONY: help setup lock check test demo tcb evidence fuzz simulate simulate-planted docs bench clean

@@ -115,6 +115,10 @@ def test_who_may_speak() -> None:
         speak()
     with pytest.raises(UnknownThing):
         stage.see(lambda tx: instances.check_speaks(tx, now=stage.now, instance="two"))
+    older = instances.speech_refusal(
+        "live", current=False, evidence_expires=Instant(stage.now + DAY), now=stage.now
+    )
+    assert isinstance(older, EvidenceExpired)
 
 
 def test_silence_makes_an_instance_lost_and_evidence_brings_it_back() -> None:

@@ -1,6 +1,6 @@
 """One simulated day: what a seed decides, the troubles that come, and the evening at which all must be well.
 
-Spec: docs/spec/simulation.md, Z-1, Z-5 and Z-6.
+Spec: docs/spec/simulation.md, Z-1, Z-6 and Z-7; Z-8 changes the code that it runs.
 """
 
 from __future__ import annotations

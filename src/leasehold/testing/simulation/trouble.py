@@ -340,7 +340,7 @@ TROUBLES: Final[dict[str, Trouble]] = {
     "crash in a write": Trouble(4, _crash_in_write),
     "disk full": Trouble(2, _fill_disk),
     "lying disk": Trouble(4, _lying_disk),
-    "custodian's clock": Trouble(1, _custodian_clock),
+    "custodian's clock": Trouble(2, _custodian_clock),
     "backup": Trouble(4, _back_up),
     "restore": Trouble(1, _restore),
     "stop": Trouble(6, _stop),

@@ -1,0 +1,98 @@
+"""What the simulation has found, each as a test of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from leasehold.core.lease import LeasePolicy
+from leasehold.core.session import State
+from leasehold.core.units import DAY, SECOND, Duration
+from leasehold.custodian.ledger import epoch, stops
+from leasehold.errors import StoreFailed
+from leasehold.testing.simulation.disk import Disk
+from leasehold.testing.time import START, run_simulated
+from leasehold.testing.world import LOAN, OPERATOR, World
+
+
+def test_a_whole_answer_does_not_leave_after_its_lease_has_ended() -> None:
+    """T30: all of it was paid in time; while it waited for more, the lease ran out."""
+
+    async def story() -> None:
+        world = await World.make(
+            policy=LeasePolicy(ttl=Duration(3 * SECOND), span=Duration(SECOND)), dead_man=60
+        )
+        alice = await world.consumer("alice", 5_000)
+        box = await world.enclave().serving()
+        asking = asyncio.create_task(alice.ask(box, "one two", max_tokens=2_000))
+        await asyncio.sleep(0.5)
+        box.wire.weather.cut = True
+        answer = await asking
+        assert (answer.status, answer.code) == (403, "lease_lapsed")
+        await world.end()
+
+    run_simulated(story)
+
+
+def test_a_stop_whose_commit_was_reported_as_failed_is_obeyed_all_the_same() -> None:
+    """M-7, N-6: it is durable, nobody pushed it, and every channel stays open."""
+
+    async def story() -> None:
+        disk = Disk(random.Random(1))  # noqa: S311  (must repeat)
+        world = await World.make(store=disk)
+        alice = await world.consumer("alice", 5_000)
+        box = await world.enclave().serving()
+        assert (await alice.ask(box, "hi <end>")).status == 200
+        disk.lie = 1.0
+        with pytest.raises(StoreFailed):
+            await world.custodian.stop(OPERATOR, "loan", LOAN, "enough")
+        disk.lie = 0.0
+        await asyncio.sleep(10)
+        assert box.enclave.state is State.STOPPED
+        progress = await world.custodian.look(lambda tx: stops.progress(tx, stop=1))
+        assert progress.proved == (box.enclave.instance,)
+        await world.end()
+
+    run_simulated(story)
+
+
+def test_a_stopped_consumer_is_told_again_where_the_push_was_lost() -> None:
+    async def story() -> None:
+        world = await World.make()
+        alice = await world.consumer("alice", 50_000)
+        box = await world.enclave().serving()
+        assert (await alice.ask(box, "hi <end>")).status == 200
+        box.wire.weather.deaf_down = True
+        await world.custodian.stop(OPERATOR, "consumer", "alice", "enough")
+        await asyncio.sleep(0.1)
+        box.wire.weather.deaf_down = False
+        await asyncio.sleep(6)
+        assert box.enclave.meter.usage() == ()
+        await world.end()
+
+    run_simulated(story)
+
+
+def test_a_restore_under_a_wrong_clock_is_still_a_newer_epoch() -> None:
+    """Invariant 7: restored once with a clock 30 days ahead, and once more with it set right."""
+
+    async def story() -> None:
+        disk = Disk(random.Random(2))  # noqa: S311  (must repeat)
+        world = await World.make(store=disk)
+        backup = disk.inside.snapshot()
+        newest = 0
+        for now in (START + 30 * DAY, START):
+            newest_before = await disk.inside.read(epoch.current)
+            disk.put_back(backup)
+            number = await disk.inside.write(
+                lambda tx, now=now, above=newest_before: epoch.restore(
+                    tx, now=now, operator=OPERATOR, reason="a drill", above=above
+                )
+            )
+            assert number > newest
+            newest = number
+        await world.end()
+
+    run_simulated(story)

@@ -1,0 +1,1 @@
+"""Mistakes planted into the real code: simulation and tests must find them (docs/spec/simulation.md)."""

@@ -1,0 +1,407 @@
+"""The mistakes: each is one that somebody could make, in the code that the promise rests on."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tools.planted.hook import Mistake
+
+_ASKS: Final = "leasehold.custodian.ledger.asks"
+_LEASES: Final = "leasehold.custodian.ledger.leases"
+_REPORTS: Final = "leasehold.custodian.ledger.reports"
+_STOPS: Final = "leasehold.custodian.ledger.stops"
+_EPOCH: Final = "leasehold.custodian.ledger.epoch"
+_ACCOUNTS: Final = "leasehold.custodian.ledger.accounts"
+_AUDIT: Final = "leasehold.custodian.ledger.audit"
+_SERVICE: Final = "leasehold.custodian.service"
+_METER: Final = "leasehold.core.meter"
+_LEASE: Final = "leasehold.core.lease"
+_WORK: Final = "leasehold.enclave.work"
+_LINK: Final = "leasehold.enclave.link"
+_BOOT: Final = "leasehold.enclave.boot"
+_SAID: Final = "leasehold.enclave.reports"
+_SQLITE: Final = "leasehold.custodian.store.sqlite"
+
+_T_ASKS: Final = "tests/custodian/ledger/test_asks.py"
+_T_REPORTS: Final = "tests/custodian/ledger/test_reports.py"
+_T_METER: Final = "tests/core/test_meter.py"
+
+_ALL: Final = (
+    # What is debited -----------------------------------------------------------------------------
+    Mistake(
+        "grant-without-debit",
+        _ASKS,
+        "path = accounts.move(tx, terms.path, lambda account: account.lease(units))\n    expires",
+        "path = terms.path\n    expires",
+    ),
+    Mistake(
+        "cap-not-debited",
+        _ACCOUNTS,
+        "tx.execute(_MOVE, (*step, *_three(path.numbers)))",
+        "tx.execute(_MOVE, (*step, *_three(path.numbers[1:] or path.numbers)))",
+    ),
+    Mistake(
+        "key-cap-ignored",
+        _ASKS,
+        "nodes = ((row[7], 23), (row[14], 27), (row[15], 31))",
+        "nodes = ((row[7], 23), (row[14], 27))",
+    ),
+    Mistake(
+        "outstanding-unbounded",
+        _LEASE,
+        "room = min(available, Units(policy.outstanding_max - outstanding))",
+        "room = available",
+    ),
+    Mistake(
+        "outstanding-is-available",
+        _LEASE,
+        "return Units(self.granted - self.outstanding - self.settled - self.written_off)",
+        "return Units(self.granted - self.settled - self.written_off)",
+        test=f"{_T_ASKS}::test_the_end_of_the_budget",
+    ),
+    Mistake(
+        "written-off-is-available",
+        _LEASE,
+        "return Units(self.granted - self.outstanding - self.settled - self.written_off)",
+        "return Units(self.granted - self.outstanding - self.settled)",
+    ),
+    Mistake(
+        "answer-forgotten",
+        _ASKS,
+        '    answers.remember(\n        tx,\n        instance=instance,\n        kind="lease",',
+        '    (lambda *_a, **_k: None)(\n        tx,\n        instance=instance,\n        kind="lease",',
+        test=f"{_T_ASKS}::test_the_same_ask_gets_the_same_answer_and_moves_nothing",
+    ),
+    Mistake(
+        "sequence-reused-unseen",
+        _ASKS,
+        "if is_equal(s.request, sha256(message)):",
+        "if s.request:",
+        test=f"{_T_ASKS}::test_the_same_sequence_with_other_contents_is_a_conflict_and_an_alarm",
+    ),
+    # What settles --------------------------------------------------------------------------------
+    Mistake(
+        "settled-twice",
+        _ASKS,
+        "settling = Units(max(0, min(ask.spent, s.granted) - s.settled))",
+        "settling = Units(min(ask.spent, s.granted))",
+    ),
+    Mistake(
+        "settled-twice-by-heartbeat",
+        _LEASES,
+        "units = Units(max(0, min(spent, lease.granted) - lease.settled))\n    if units:",
+        "units = Units(min(spent, lease.granted))\n    if units:",
+    ),
+    Mistake(
+        "settled-unlogged",
+        _REPORTS,
+        "    if settled:\n        audit.append(",
+        "    if len(settled) > 1:\n        audit.append(",
+    ),
+    Mistake(
+        "counter-of-another-lease",
+        _ASKS,
+        "if ask.lease == lease and ask.spent > claimed:",
+        "if ask.spent > claimed:",
+        test=f"{_T_ASKS}::test_a_counter_for_another_lease_settles_nothing",
+    ),
+    Mistake(
+        "counter-of-another-instance",
+        _REPORTS,
+        "if lease is not None and lease.instance == instance:",
+        "if lease is not None:",
+    ),
+    Mistake(
+        "claim-not-clamped",
+        _ASKS,
+        "settling = Units(max(0, min(ask.spent, s.granted) - s.settled))",
+        "settling = Units(max(0, ask.spent - s.settled))",
+        test=f"{_T_ASKS}::test_a_claim_above_the_grant_is_clamped_and_an_alarm",
+    ),
+    # How leases end ------------------------------------------------------------------------------
+    Mistake(
+        "write-off-returns",
+        _LEASES,
+        "lambda account: account.write_off(units))",
+        "lambda account: account.release(units))",
+    ),
+    Mistake(
+        "close-after-write-off",
+        _REPORTS,
+        'if lease.state == "open":\n        _check_claim',
+        'if lease.state != "closed":\n        _check_claim',
+    ),
+    Mistake(
+        "close-twice",
+        _REPORTS,
+        'if lease.state == "open":\n        _check_claim',
+        'if lease.state != "written_off":\n        _check_claim',
+    ),
+    Mistake(
+        "close-undoes-reports",
+        _LEASES,
+        "final = Units(max(lease.settled, min(spent, lease.granted)))",
+        "final = Units(min(spent, lease.granted))",
+        test=f"{_T_REPORTS}::test_a_final_count_never_undoes_a_reported_one",
+    ),
+    Mistake(
+        "close-returns-all",
+        _LEASES,
+        "final = Units(max(lease.settled, min(spent, lease.granted)))",
+        "final = lease.settled",
+    ),
+    Mistake(
+        "close-of-a-stranger",
+        _REPORTS,
+        "if lease is None or lease.instance != instance:",
+        "if lease is None:",
+        test=f"{_T_REPORTS}::test_only_its_own_instance_closes_a_lease",
+    ),
+    Mistake(
+        "proof-returns-unnamed",
+        _REPORTS,
+        "        if spent is None:\n            leases.write_off(tx, now=now, actor=actor, lease=lease)",
+        "        if spent is None:\n            leases.close("
+        "tx, now=now, actor=actor, lease=lease, spent=lease.settled, proof=proof)",
+        test=f"{_T_REPORTS}::test_a_proof_of_stop_closes_what_it_names_and_burns_the_rest",
+    ),
+    # Stops ---------------------------------------------------------------------------------------
+    Mistake(
+        "stop-not-asked",
+        _ASKS,
+        'if situation.stops or situation.loan_state != "active":',
+        'if situation.loan_state != "active":',
+    ),
+    Mistake(
+        "stop-covers-nobody", _STOPS, "for instance in covered:", "for instance in covered[:0]:"
+    ),
+    Mistake(
+        "stop-not-stored",
+        _SERVICE,
+        "        stop, audience = await self.change(order)\n        self.listeners",
+        "        stop, audience = await self.look(order)\n        self.listeners",
+    ),
+    Mistake(
+        "stop-not-repeated",
+        _SERVICE,
+        "stops.unheard(tx, instance=instance) if beats else ()",
+        "()",
+    ),
+    Mistake(
+        "stop-forgets-doubt",
+        _STOPS,
+        "WHERE e.state = 'written_off' AND i.state <> 'stopped'",
+        "WHERE e.state = 'closed' AND i.state <> 'stopped'",
+        test="tests/scenarios/test_bad_luck.py"
+        "::test_a_stop_is_not_complete_while_unproved_write_offs_could_still_be_served",
+    ),
+    Mistake(
+        "old-answer-after-stop",
+        _ASKS,
+        "if refusal is None or isinstance(stored, LeaseRefused):",
+        "if stored is not None:",
+        test=f"{_T_ASKS}::test_no_lease_under_a_stop",
+    ),
+    Mistake(
+        "stop-readmits",
+        "leasehold.custodian.ledger.instances",
+        "if tx.execute(_ENDED, (instance, instance)):",
+        'if tx.execute(_ENDED, (instance, "")) and stops:',
+        test="tests/custodian/ledger/test_stops.py"
+        "::test_an_instance_that_was_stopped_never_serves_again",
+    ),
+    # Restores ------------------------------------------------------------------------------------
+    Mistake(
+        "restore-keeps-epoch",
+        _EPOCH,
+        "epoch = max(current(tx) + 1, now // SECOND, above + 1)",
+        "epoch = current(tx)",
+    ),
+    Mistake(
+        "restore-counts-on-clock",
+        _EPOCH,
+        "epoch = max(current(tx) + 1, now // SECOND, above + 1)",
+        "epoch = max(current(tx) + 1, now // SECOND)",
+    ),
+    Mistake(
+        "restore-keeps-budgets",
+        _EPOCH,
+        "        _take_back(tx, number,",
+        "        (lambda *_a, **_k: None)(tx, number,",
+    ),
+    Mistake(
+        "restore-keeps-leases",
+        _EPOCH,
+        "for lease in leases.list_open(tx):",
+        "for lease in leases.list_open(tx)[:0]:",
+    ),
+    Mistake(
+        "restore-stops-nothing",
+        _EPOCH,
+        '    stops.order(tx, now=now, operator=operator, scope="all", target="", reason=reason)\n',
+        "",
+    ),
+    Mistake(
+        "epoch-not-compared",
+        "leasehold.custodian.ledger.instances",
+        'if state != "live" or not current or evidence_expires <= now:',
+        'if state != "live" or evidence_expires <= now:',
+        test="tests/custodian/ledger/test_instances.py::test_who_may_speak",
+    ),
+    Mistake(
+        "evidence-never-expires",
+        "leasehold.custodian.ledger.instances",
+        'if state != "live" or not current or evidence_expires <= now:',
+        'if state != "live" or not current:',
+        test="tests/custodian/ledger/test_instances.py::test_who_may_speak",
+    ),
+    # The log -------------------------------------------------------------------------------------
+    Mistake("head-not-moved", _AUDIT, '(size + 1, b"".join(', '(size, b"".join('),
+    Mistake(
+        "grant-misreported",
+        _ASKS,
+        '"settled": terms.settling,\n        "units": units,',
+        '"settled": 0,\n        "units": units,',
+    ),
+    # The meter -----------------------------------------------------------------------------------
+    Mistake(
+        "grants-add-up",
+        _METER,
+        "purse.granted = max(purse.granted, grant.granted)",
+        "purse.granted = Units(purse.granted + grant.granted)",
+    ),
+    Mistake(
+        "held-not-counted",
+        _METER,
+        "return Units(self.granted - self.spent - self.held)",
+        "return Units(self.granted - self.spent)",
+    ),
+    Mistake(
+        "expiry-not-checked",
+        _METER,
+        "        if now >= purse.expires:\n            raise LeaseLapsed",
+        "        if now < 0:\n            raise LeaseLapsed",
+    ),
+    Mistake(
+        "time-from-the-answer",
+        _METER,
+        "purse.expires = max(purse.expires, after(asked_at, grant.ttl))",
+        "purse.expires = max(purse.expires, after(now, grant.ttl))",
+    ),
+    Mistake(
+        "time-from-any-answer",
+        _METER,
+        "        if asked_at is not None:\n            purse.expires",
+        "        asked_at = now if asked_at is None else asked_at\n        if True:\n"
+        "            purse.expires",
+    ),
+    Mistake(
+        "ended-purse-spends",
+        _METER,
+        "        if purse.ended is not None:\n            raise purse.ended.again()\n        if now",
+        "        if now",
+    ),
+    Mistake(
+        "consumer-stop-ignored",
+        _METER,
+        "for purse in [p for p in self._purses.values() if p.consumer == consumer]:",
+        "for purse in [p for p in self._purses.values() if p.consumer == consumer and not p.held]:",
+    ),
+    Mistake(
+        "dropped-lease-is-stray",
+        _METER,
+        "return Credit.DROPPED\n            self._newest",
+        "return Credit.STRAY\n            self._newest",
+    ),
+    Mistake(
+        "old-epoch-spends",
+        _METER,
+        "for purse in [p for p in self._purses.values() if _number(p.lease)[0] < epoch]:",
+        "for purse in [p for p in self._purses.values() if _number(p.lease)[0] > epoch]:",
+        test=f"{_T_METER}",
+    ),
+    Mistake(
+        "settle-forgets-spending",
+        _METER,
+        "            ticket.purse.tickets -= 1",
+        "            ticket.purse.tickets -= 1\n"
+        "            ticket.purse.spent = Units(ticket.purse.spent - ticket.spent)",
+    ),
+    Mistake(
+        "late-grant-after-stop",
+        _METER,
+        "stopped_at is not None and asked_at <= stopped_at",
+        "stopped_at is not None and asked_at < 0",
+        test=f"{_T_METER}::test_what_was_asked_for_before_the_stop_is_no_grant_after_it",
+    ),
+    # Serving -------------------------------------------------------------------------------------
+    Mistake(
+        "debit-after-serve",
+        _WORK,
+        """if not await self._pay(run, frame):
+                            return
+                        if text:
+                            yield text""",
+        """if text:
+                            yield text
+                        if not await self._pay(run, frame):
+                            return""",
+    ),
+    Mistake(
+        "input-not-charged",
+        _WORK,
+        "self.meter.spend(run.ticket, entry, now=self.clock.monotonic())",
+        "self.meter.spend(run.ticket, Units(0), now=self.clock.monotonic())",
+    ),
+    Mistake(
+        "embedding-not-charged",
+        _WORK,
+        """self.meter.spend(run.ticket, units, now=self.clock.monotonic())
+            run.counts = Counts(tokens, 0)
+            yield""",
+        """run.counts = Counts(tokens, 0)
+            yield""",
+    ),
+    Mistake(
+        "every-other-token-free",
+        _WORK,
+        "units = tariff.cost(Work(output_tokens=tokens))",
+        "units = tariff.cost(Work(output_tokens=(run.counts.output_tokens + 1) % 2))",
+    ),
+    Mistake(
+        "answer-outlives-lease",
+        _WORK,
+        "                self._check_live(run)  # the wait may have outlived the lease\n",
+        "",
+    ),
+    # The line ------------------------------------------------------------------------------------
+    Mistake(
+        "close-says-less",
+        _SAID,
+        "report = CloseReport(self.instance, lease, spent, receipt_head)",
+        "report = CloseReport(self.instance, lease, Units(spent * 3 // 4), receipt_head)",
+    ),
+    Mistake(
+        "dead-man-sleeps",
+        _LINK,
+        "return now - self.last_contact >= dead_man or now >= self._proven_until",
+        "return now - self.last_contact >= dead_man and now >= self._proven_until",
+        test="tests/scenarios/test_bad_luck.py::test_the_dead_mans_switch_ends_service_and_wipes",
+    ),
+    # The store -----------------------------------------------------------------------------------
+    Mistake(
+        "acknowledged-before-commit",
+        _SQLITE,
+        '            connection.execute("COMMIT")\n',
+        '            _deliver(jobs, outcomes)\n            connection.execute("COMMIT")\n',
+        test="tests/custodian/store/test_sqlite.py::test_kill_loses_nothing_acknowledged",
+    ),
+    Mistake(
+        "act-not-undone",
+        _SQLITE,
+        '        connection.execute("ROLLBACK TO act")\n',
+        "",
+        test="tests/custodian/store/test_stores.py::test_an_error_undoes_its_act_and_nothing_else",
+    ),
+)
+MISTAKES: Final = {mistake.name: mistake for mistake in _ALL}

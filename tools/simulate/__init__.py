@@ -1,0 +1,1 @@
+"""Lives many simulated days and tells which of them broke an invariant."""
