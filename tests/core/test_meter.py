@@ -131,6 +131,20 @@ def test_after_the_end_of_all_nothing_is_granted() -> None:
     assert meter.credit(other, asked_at=at(0), now=at(0)) is Credit.STRAY
 
 
+def test_leases_of_an_older_epoch_are_void() -> None:
+    """T28: a restored ledger burned them; what is under way from them ends as well."""
+    meter = Meter()
+    meter.credit(grant(10), asked_at=at(0), now=at(0))
+    ticket = admit(meter, 5)
+    meter.begin_epoch(2)
+    with pytest.raises(LeaseLapsed):
+        meter.spend(ticket, Units(1), now=at(1))
+    assert meter.purse(KEY) is None
+    late = meter.credit(grant(20, lease="1-7"), asked_at=at(2), now=at(2))
+    assert late is Credit.STRAY
+    assert meter.credit(grant(20, lease="2-8"), asked_at=at(2), now=at(2)) is Credit.TAKEN
+
+
 def test_leases_are_renewed_at_half_of_their_life_and_closed_when_idle() -> None:
     meter = filled(10)
     assert meter.due(now=at(499), idle=10_000) == []

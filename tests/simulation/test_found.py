@@ -87,8 +87,8 @@ def test_a_restore_under_a_wrong_clock_is_still_a_newer_epoch() -> None:
             newest_before = await disk.inside.read(epoch.current)
             disk.put_back(backup)
             number = await disk.inside.write(
-                lambda tx, now=now, above=newest_before: epoch.restore(
-                    tx, now=now, operator=OPERATOR, reason="a drill", above=above
+                lambda tx, now=now, least=newest_before + 1: epoch.restore(
+                    tx, now=now, operator=OPERATOR, reason="a drill", least=least
                 )
             )
             assert number > newest

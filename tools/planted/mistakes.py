@@ -214,14 +214,16 @@ _ALL: Final = (
     Mistake(
         "restore-keeps-epoch",
         _EPOCH,
-        "epoch = max(current(tx) + 1, now // SECOND, above + 1)",
+        "epoch = max(current(tx) + 1, now // SECOND, least)",
         "epoch = current(tx)",
     ),
     Mistake(
         "restore-counts-on-clock",
         _EPOCH,
-        "epoch = max(current(tx) + 1, now // SECOND, above + 1)",
+        "epoch = max(current(tx) + 1, now // SECOND, least)",
         "epoch = max(current(tx) + 1, now // SECOND)",
+        test="tests/simulation/test_found.py"
+        "::test_a_restore_under_a_wrong_clock_is_still_a_newer_epoch",
     ),
     Mistake(
         "restore-keeps-budgets",
@@ -256,7 +258,12 @@ _ALL: Final = (
         test="tests/custodian/ledger/test_instances.py::test_who_may_speak",
     ),
     # The log -------------------------------------------------------------------------------------
-    Mistake("head-not-moved", _AUDIT, '(size + 1, b"".join(', '(size, b"".join('),
+    Mistake(
+        "leaf-misread",
+        _AUDIT,
+        "merkle.push(frontier, merkle.leaf_hash(leaf))\n    tx.execute",
+        "merkle.push(frontier, merkle.leaf_hash(leaf[:-1]))\n    tx.execute",
+    ),
     Mistake(
         "grant-misreported",
         _ASKS,
@@ -318,7 +325,7 @@ _ALL: Final = (
         _METER,
         "for purse in [p for p in self._purses.values() if _number(p.lease)[0] < epoch]:",
         "for purse in [p for p in self._purses.values() if _number(p.lease)[0] > epoch]:",
-        test=f"{_T_METER}",
+        test=f"{_T_METER}::test_leases_of_an_older_epoch_are_void",
     ),
     Mistake(
         "settle-forgets-spending",
@@ -394,7 +401,7 @@ _ALL: Final = (
         _SQLITE,
         '            connection.execute("COMMIT")\n',
         '            _deliver(jobs, outcomes)\n            connection.execute("COMMIT")\n',
-        test="tests/custodian/store/test_sqlite.py::test_kill_loses_nothing_acknowledged",
+        test="tests/custodian/store/test_sqlite.py::test_a_full_disk_refuses_the_group_and_heals",
     ),
     Mistake(
         "act-not-undone",
