@@ -32,7 +32,8 @@ def restore(
 
     Every open lease is written off, every available unit taken back, everything stopped (scope `all`).
     The new epoch is at least the clock's second, so that one backup put back twice gives two epochs, and
-    at least `least`, for clocks go wrong as well. `given_up` are newer checkpoints that the restore knew of; they go into the log.
+    at least `least`, for clocks go wrong as well. `given_up` are newer checkpoints that the restore knew
+    of; they go into the log.
     Raises NotPermitted, BadRequest.
     """
     check_right(operator, Right.CHANGE)
