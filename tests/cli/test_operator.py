@@ -21,10 +21,13 @@ from leasehold.core.encoding import to_json
 from leasehold.core.messages import (
     STOP_PROOF_KIND,
     ExtensionAsk,
+    Heartbeat,
     LeaseAsk,
+    LeaseGranted,
     StopOrder,
     StopProof,
     StopReport,
+    Usage,
 )
 from leasehold.core.statements import sign
 from leasehold.core.units import Units
@@ -254,6 +257,30 @@ def test_usage_in_three_forms(desk: Desk) -> None:
     assert "clinic\talice\t1\t40\t0\t0" in desk.run("usage")
     assert desk.json("usage", "--by", "loan")[0]["outstanding"] == 40
     assert guest.id in desk.run("usage", "--by", "instance", "--csv")
+
+
+def test_units_are_given_back_and_counted(desk: Desk) -> None:
+    """M-9: what a lease cost for nothing, once, with a reason; who gave and who got is shown."""
+    desk.lend()
+    key = desk.invoke("consumer", "key", "add", "alice").stdout.strip()
+    guest = Guest(desk.house)
+    desk.do(guest.attested(desk.found.custodian))
+    ask = LeaseAsk(1, key_hash(key), Units(40), Units(40), 1, Units(0))
+    (granted,) = desk.do(desk.found.custodian.handle(guest.id, ask))
+    assert isinstance(granted, LeaseGranted)
+    usage = (Usage(granted.lease, Units(25)),)
+    desk.do(desk.found.custodian.handle(guest.id, Heartbeat(1, usage)))
+    words = ("grant", "refund", LOAN, "alice", "20", "--lease", granted.lease)
+    desk.run(*words, code=2)  # no reason
+    told = desk.run(*words, "--reason", "engine died")
+    assert "of this lease so far: 20" in told
+    assert "by admin so far: 20" in told
+    desk.refused("conflict", 4, *words, "--reason", "again")
+    (listed,) = desk.json("grant", "refunds", "--loan", LOAN)
+    assert (listed["units"], listed["consumer_total"]) == (20, 20)
+    assert "engine died" in desk.run("grant", "refunds", "--consumer", "alice")
+    assert desk.json("grant", "list")[0]["budget"]["granted"] == 1020
+    assert '"operator_total":20' in desk.run("audit", "list")
 
 
 def test_instances_are_called_simulated(desk: Desk) -> None:

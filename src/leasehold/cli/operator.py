@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from leasehold.cli import output
+from leasehold.cli import output, refund
 from leasehold.cli.access import Access, as_json, folder_option, read_bytes, with_access
 from leasehold.cli.custodian import now
 from leasehold.core.crypto import sha256
@@ -307,6 +307,10 @@ def revoke_key(access: Access, *, key_id: str) -> None:
 @click.group()
 def grant() -> None:
     """Give consumers budgets."""
+
+
+grant.add_command(refund.refund)
+grant.add_command(refund.list_refunds)
 
 
 @grant.command("add")

@@ -16,7 +16,7 @@ import msgspec
 from leasehold.core.encoding import from_json
 from leasehold.core.units import Instant
 from leasehold.custodian import records
-from leasehold.custodian.ledger import consumers, grants, loans
+from leasehold.custodian.ledger import consumers, grants, loans, refunds
 from leasehold.custodian.ledger.operators import Operator
 from leasehold.custodian.release import read_header
 from leasehold.custodian.service import Custodian, NewLoan
@@ -255,6 +255,31 @@ async def change_grant(desk: Desk, call: Call) -> object:
     return records.view_grant(await desk.custodian.change(act))
 
 
+async def list_refunds(desk: Desk, call: Call) -> object:
+    """Units that were given back, with running totals."""
+    want = call.ask(records.GrantQuery)
+    return await desk.custodian.look(
+        lambda tx: refunds.list_refunds(tx, loan=want.loan, consumer=want.consumer)
+    )
+
+
+async def refund(desk: Desk, call: Call) -> object:
+    """M-9: give back what a lease cost for nothing."""
+    new = call.read(records.RefundOrder)
+    return await desk.custodian.change(
+        lambda tx, now: refunds.refund(
+            tx,
+            now=now,
+            operator=call.operator,
+            loan=new.loan,
+            consumer=new.consumer,
+            lease=new.lease,
+            units=new.units,
+            reason=new.reason,
+        )
+    )
+
+
 async def list_key_caps(desk: Desk, call: Call) -> object:
     """The key caps of a loan."""
     loan = call.ask(records.ByLoan).loan
@@ -294,6 +319,8 @@ ENDPOINTS: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/operator/grants", list_grants),
     ("POST", "/operator/grants", create_grant),
     ("POST", "/operator/grants/change", change_grant),
+    ("GET", "/operator/refunds", list_refunds),
+    ("POST", "/operator/refunds", refund),
     ("GET", "/operator/key-caps", list_key_caps),
     ("POST", "/operator/key-caps", cap_key),
 )

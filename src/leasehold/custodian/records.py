@@ -81,6 +81,16 @@ class GrantOrder(_Record, frozen=True):
     units: Units
 
 
+class RefundOrder(_Record, frozen=True):
+    """Units of a lease to give back to its consumer's budget, and why."""
+
+    loan: str
+    consumer: str
+    lease: str
+    units: Units
+    reason: Reason
+
+
 class KeyCapOrder(_Record, frozen=True):
     """At most `units` of its consumer's grant for one key."""
 

@@ -24,10 +24,11 @@ from leasehold.custodian.ledger import (
     instances,
     leases,
     loans,
+    refunds,
     stops,
     sweeps,
 )
-from leasehold.errors import BudgetExhausted, LeaseholdError, LoanStopped, TooBusy
+from leasehold.errors import BudgetExhausted, Conflict, LeaseholdError, LoanStopped, TooBusy
 
 from .stage import ADMIN, LOOSE, START, STOPPER, Stage, key_hash, key_id
 
@@ -61,6 +62,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.names = {name: f"{name}.0" for name in ("one", "two", "three")}  # of this boot
         self.served = 0
         self.ids: set[str] = set()
+        self.refunded: dict[str, int] = {}
         self.stopped: set[str] = set()
         self.busy = 0  # asks since the last stop or restore
         self.revoked = b""
@@ -257,6 +259,34 @@ class LedgerMachine(RuleBasedStateMachine):
                 )
 
         self.attempt(lambda: self.stage.do(act), BudgetExhausted)
+
+    @rule(data=st.data(), units=st.integers(1, 200))
+    def refund(self, data: st.DataObject, units: int) -> None:
+        """Give back what some lease cost; never more than that, and never lowering what is spent."""
+        if not self.ids:
+            return
+        lease = data.draw(st.sampled_from(sorted(self.ids)))
+        one = self.stage.see(lambda tx: leases.show_lease(tx, lease))
+        spent = self.stage.see(loans.list_loans)[0].budget
+        done = self.attempt(
+            lambda: self.stage.do(
+                lambda tx: refunds.refund(
+                    tx,
+                    now=self.stage.now,
+                    operator=ADMIN,
+                    loan=one.loan,
+                    consumer=one.consumer,
+                    lease=lease,
+                    units=Units(units),
+                    reason="drill",
+                )
+            ),
+            Conflict,
+            BudgetExhausted,
+        )
+        self.refunded[lease] = self.refunded.get(lease, 0) + (units if done else 0)
+        assert self.refunded[lease] <= one.settled + one.written_off
+        assert self.stage.see(loans.list_loans)[0].budget == spent
 
     @rule(key=KEYS, units=st.integers(0, 1_500))
     def cap_key(self, key: str, units: int) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from leasehold.custodian.store import connection
 from leasehold.custodian.store.inline import InlineStore
 from leasehold.custodian.store.port import Store, Tx
 from leasehold.custodian.store.sqlite import SqliteStore
@@ -124,4 +127,22 @@ async def test_a_closed_store_refuses(store: Store) -> None:
 
 async def test_the_ledgers_schema_is_there_once(store: Store) -> None:
     versions = await store.read(lambda tx: tx.execute("SELECT version FROM schema_version"))
-    assert versions == [(1,), (2,)]
+    numbers = sorted(number for number, _ in connection._migrations())
+    assert versions == [(number,) for number in numbers]
+
+
+def test_numbers_of_migrations_may_have_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is above the newest one done is applied, in order; what is below is not."""
+
+    def migrate(*numbers: int) -> list[int]:
+        found = [(number, [f"CREATE TABLE t{number} (a INTEGER)"]) for number in reversed(numbers)]
+        monkeypatch.setattr(connection, "_migrations", lambda: iter(found))
+        connection.migrate(database)
+        return [row[0] for row in database.execute("SELECT version FROM schema_version")]
+
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+        assert migrate(1, 3) == [1, 3]
+        assert migrate(1, 3) == [1, 3]
+        assert migrate(1, 2, 3, 7, 9) == [1, 3, 7, 9]
+        with pytest.raises(StoreFailed):
+            migrate(1, 3, 7)

@@ -28,6 +28,11 @@ FROM key_caps c JOIN accounts a ON a.id = c.account AND a.kind = 'key'
 _LEASES: Final = """
 SELECT number, loan, consumer, key, state, granted, settled, released, written_off FROM leases
 """
+_REFUNDS: Final = """
+SELECT l.epoch, l.number, l.settled + l.written_off, CAST(SUM(r.units) AS BIGINT)
+FROM refunds r JOIN leases l ON l.number = r.lease
+GROUP BY l.epoch, l.number, l.settled, l.written_off
+"""
 
 
 def check_books(tx: Tx) -> None:
@@ -49,6 +54,11 @@ def check_books(tx: Tx) -> None:
                 sums[name] = (out + held, done + settled, gone + lost)
             elif name[0] != "key":
                 raise BooksWrong(about=f"lease {number}", got="no account", expected=name)
+    for epoch, number, cost, refunded in tx.execute(_REFUNDS):
+        if refunded > cost:
+            raise BooksWrong(
+                about=f"refunds of lease {epoch}-{number}", got=refunded, expected=f"<= {cost}"
+            )
     for name, account in accounts.items():
         if min(account.available, account.outstanding, account.settled, account.written_off) < 0:
             raise BooksWrong(about=name, got=account, expected="no term below 0 (M-2)")
@@ -77,6 +87,8 @@ def check_replay(tx: Tx) -> None:
         )
     }
     _compare("open leases", got=held, expected=dict(replay.held()))
+    refunded = {f"{row[0]}-{row[1]}": row[3] for row in tx.execute(_REFUNDS)}
+    _compare("refunds", got=refunded, expected=replay.refunded)
 
 
 class _Replay:
@@ -88,6 +100,8 @@ class _Replay:
             str, tuple[list[Name], int]
         ] = {}  # open ones: the path, and what is held
         self._used: dict[Name, Terms] = {}  # per key, for a cap that comes later
+        self._cost: dict[str, int] = {}  # per lease, what is settled and written off
+        self.refunded: dict[str, int] = {}  # per lease
 
     def held(self) -> Iterator[tuple[str, int]]:
         """Every open lease with what it holds."""
@@ -122,9 +136,20 @@ class _Replay:
                 self._end(detail["lease"], released=detail["released"], written_off=0)
             case "lease.write_off":
                 self._end(detail["lease"], released=0, written_off=detail["units"])
+            case "lease.refund":
+                self._refund(detail)
 
     def _extend(self, name: Name, units: int) -> None:
         self.accounts[name] = self.accounts[name].extend(Units(units))
+
+    def _refund(self, detail: dict[str, Any]) -> None:
+        """M-9, at every prefix: never more than the lease cost until then."""
+        lease, units = detail["lease"], detail["units"]
+        total = self.refunded.get(lease, 0) + units
+        if units <= 0 or total > self._cost[lease] or total != detail["lease_total"]:
+            raise Conflict(about=f"refund of lease {lease}", got=total, expected=self._cost[lease])
+        self.refunded[lease] = total
+        self._extend(("grant", detail["loan"], detail["consumer"]), units)
 
     def _cap(self, name: Name, units: int) -> None:
         if name not in self.accounts:
@@ -164,6 +189,7 @@ class _Replay:
     def _hold(self, lease: str, units: int, terms: Terms) -> None:
         path, held = self._leases[lease]
         self._leases[lease] = (path, held + units)
+        self._cost[lease] = self._cost.get(lease, 0) + terms[1] + terms[2]
         out, done, gone = self._used.get(path[2], (0, 0, 0))
         self._used[path[2]] = (out + terms[0], done + terms[1], gone + terms[2])
 

@@ -79,8 +79,9 @@ def connect(
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the schema up to date, each migration in a transaction of its own.
+    """Bring the schema up to date, each migration in a transaction of its own, in the order of numbers.
 
+    Numbers may have gaps: whatever is above the newest one done is applied.
     Raises StoreFailed, also for a database that a newer release has written.
     """
     migrations = dict(_migrations())
@@ -91,11 +92,12 @@ def migrate(connection: sqlite3.Connection) -> None:
             done = connection.execute("SELECT MAX(version) FROM schema_version").fetchone()[0] or 0
             if done > max(migrations):
                 raise StoreFailed(about="schema version", got=done, expected=max(migrations))
-            if done == max(migrations):
+            following = [number for number in sorted(migrations) if number > done]
+            if not following:
                 return
-            for statement in migrations[done + 1]:
+            for statement in migrations[following[0]]:
                 connection.execute(statement)
-            connection.execute("INSERT INTO schema_version (version) VALUES (?)", (done + 1,))
+            connection.execute("INSERT INTO schema_version (version) VALUES (?)", following[:1])
             connection.execute("COMMIT")
     except sqlite3.Error as cause:
         raise store_failed(cause) from cause
