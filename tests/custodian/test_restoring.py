@@ -332,7 +332,7 @@ def test_a_failure_anywhere_leaves_a_folder_that_is_safe(house: House, tmp_path:
                 operator=ADMIN,
                 reason="",
                 replace=True,
-                open_store=lambda path: Failing(SqliteStore.open(path), after),
+                open_store=lambda path, _url: Failing(SqliteStore.open(path), after),
             )
         except Cut:
             return False

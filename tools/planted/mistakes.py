@@ -400,7 +400,9 @@ _ALL: Final = (
         "acknowledged-before-commit",
         _SQLITE,
         '            connection.execute("COMMIT")\n',
-        '            _deliver(jobs, outcomes)\n            connection.execute("COMMIT")\n',
+        "            import leasehold.custodian.store.group as group\n"
+        "            group._deliver(jobs, outcomes)\n"
+        '            connection.execute("COMMIT")\n',
         test="tests/custodian/store/test_sqlite.py::test_a_full_disk_refuses_the_group_and_heals",
     ),
     Mistake(

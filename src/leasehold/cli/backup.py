@@ -18,7 +18,7 @@ from leasehold.custodian.backup import open_backup, write_backup
 from leasehold.custodian.ledger.audit import Entry
 from leasehold.custodian.ledger.notes import Checkpoint
 from leasehold.custodian.settings import FIRST_OPERATOR, Settings
-from leasehold.custodian.store.sqlite import SqliteStore
+from leasehold.custodian.store.opening import open_store
 
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 _SHOWN_MAX: Final = 50
@@ -48,7 +48,7 @@ def backup(*, file: Path, check: bool, force: bool, folder: Path) -> None:
 
 
 async def _back_up(found: Settings, file: Path, *, force: bool) -> Checkpoint:
-    store = SqliteStore.open(found.ledger)
+    store = open_store(found.ledger, found.store)
     try:
         return await write_backup(
             store, file, origin=found.origin, key=found.audit, now=_now(), force=force

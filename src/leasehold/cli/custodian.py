@@ -50,10 +50,18 @@ command.add_command(backup.restore)
     help="Where enclaves and operators reach it.",
 )
 @click.option("--name", "names", multiple=True, help="A further host name or IP address of it.")
-def init(folder: Path, *, address: str, names: tuple[str, ...]) -> None:
+@click.option(
+    "--store", default="", metavar="URL", help="A PostgreSQL database; default: a file in FOLDER."
+)
+def init(folder: Path, *, address: str, names: tuple[str, ...], store: str) -> None:
     """Make a custodian's FOLDER: root key, certificate authority, first operator `admin`."""
     made = settings.init(
-        folder, address=parse_place(address), names=names, now=now(), entropy=os.urandom
+        folder,
+        address=parse_place(address),
+        names=names,
+        now=now(),
+        entropy=os.urandom,
+        store=store,
     )
     output.write_fields(
         "Custodian",

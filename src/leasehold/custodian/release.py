@@ -24,9 +24,11 @@ from leasehold.core.sealed import (
 from leasehold.core.statements import Signed
 from leasehold.core.streaming import KEY_BYTES
 from leasehold.core.units import Instant, after
-from leasehold.custodian.appraise import Accepted
+from leasehold.custodian.appraise import Accepted, describe
+from leasehold.custodian.ledger import instances
 from leasehold.custodian.settings import CLOCK_SKEW, Keys, Rules, hex_line, read_seed, write_private
-from leasehold.errors import BadSealedModel, FileTrouble
+from leasehold.custodian.store.port import Tx
+from leasehold.errors import BadSealedModel, Conflict, FileTrouble
 from leasehold.net.certificates import InstanceIdentity, Validity, issue_client
 
 KEY_SUFFIX: Final = ".key"
@@ -125,3 +127,22 @@ def make_release(
         collateral=terms.collateral,
         time=terms.now,
     )
+
+
+def register(tx: Tx, now: Instant, accepted: Accepted, release: Release, attest: bytes) -> None:
+    """N-3: record what was accepted, and that it was released to. Raises as `instances.register`, Conflict."""
+    registered = instances.register(
+        tx,
+        now=now,
+        instance=accepted.instance,
+        loan=accepted.loan,
+        statement_key=accepted.statement_key,
+        machine=accepted.verdict.machine,
+        verdict=describe(accepted.verdict),
+        evidence_digest=accepted.evidence_digest,
+        certificate_expires=release.certificate_expires,
+        evidence_expires=release.certificate_expires,
+        attest=attest,
+    )
+    if registered.epoch != release.epoch:
+        raise Conflict(about="epoch", got=release.epoch, expected=registered.epoch)

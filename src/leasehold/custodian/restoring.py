@@ -23,9 +23,9 @@ from leasehold.custodian.ledger.operators import Operator, Right, check_right
 from leasehold.custodian.lock import held
 from leasehold.custodian.mark import Mark, Stand, read_checkpoint, stand
 from leasehold.custodian.settings import Settings
+from leasehold.custodian.store.opening import open_store
 from leasehold.custodian.store.port import Store, Tx
 from leasehold.custodian.store.snapshot import copy, empty
-from leasehold.custodian.store.sqlite import SqliteStore
 from leasehold.errors import (
     AlreadyExists,
     BadMessage,
@@ -184,7 +184,7 @@ async def restore_folder(
     reason: str,
     checkpoints: Sequence[str] = (),
     replace: bool = False,
-    open_store: Callable[[Path], Store] = SqliteStore.open,
+    open_store: Callable[[Path, str], Store] = open_store,
 ) -> tuple[Restored, Path | None]:
     """U-3: check everything, keep the old ledger aside, restore, sign the new mark.
 
@@ -205,7 +205,7 @@ async def restore_folder(
         for signed in newer:
             _is_newer(found.tx, signed)
         aside = settings.folder / f"ledger-replaced-{_stamp(now)}.db"
-        store = await _open(settings.ledger, aside, replace=replace, open_store=open_store)
+        store = await _open(settings, aside, replace=replace, open_store=open_store)
         try:
             done = await restore(
                 store,
@@ -223,12 +223,12 @@ async def restore_folder(
 
 
 async def _open(
-    ledger: Path, aside: Path, *, replace: bool, open_store: Callable[[Path], Store]
+    settings: Settings, aside: Path, *, replace: bool, open_store: Callable[[Path, str], Store]
 ) -> Store:
     """The store to restore into, after its content was copied aside; a damaged file is moved aside."""
-    store: Store | None = None
+    ledger, store = settings.ledger, None
     try:
-        store = open_store(ledger)
+        store = open_store(ledger, settings.store)
         if replace and await _has_content(store):
             await keep_copy(store, aside)
     except StoreFailed as failure:
@@ -239,7 +239,7 @@ async def _open(
         for suffix in ("", "-wal", "-shm"):
             with suppress(FileNotFoundError):
                 ledger.with_name(ledger.name + suffix).rename(aside.with_name(aside.name + suffix))
-        return open_store(ledger)
+        return open_store(ledger, settings.store)
     except LeaseholdError:
         if store is not None:
             await store.close()

@@ -26,9 +26,10 @@ from leasehold.custodian.log import Log, place_of
 from leasehold.custodian.mark import Mark
 from leasehold.custodian.ports import Ports
 from leasehold.custodian.release import FolderKeys
+from leasehold.custodian.replicas import relay
 from leasehold.custodian.service import Custodian
 from leasehold.custodian.settings import CLOCK_SKEW, Place, Settings
-from leasehold.custodian.store.sqlite import SqliteStore
+from leasehold.custodian.store.opening import open_store
 from leasehold.custodian.verifying import Verifying
 from leasehold.errors import LeaseholdError
 from leasehold.net.certificates import Validity, issue_server
@@ -78,7 +79,7 @@ async def running(
 async def _running(settings: Settings, *, log: Log, clock: Clock | None) -> AsyncIterator[Running]:
     the_clock = clock or SystemClock()
     collateral = FolderCollateral(settings.collateral)
-    store = SqliteStore.open(settings.ledger)
+    store = open_store(settings.ledger, settings.store)
     mark = Mark(settings.mark, settings.origin, settings.audit)
     verifying = Verifying()
     try:
@@ -100,6 +101,7 @@ async def _running(settings: Settings, *, log: Log, clock: Clock | None) -> Asyn
             loops = (
                 _sweep(custodian, log),
                 mark.keep(store, log),
+                relay(custodian, log),
                 keeper.watch(),
                 keeper.refresh(),
             )

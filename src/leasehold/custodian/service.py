@@ -40,7 +40,7 @@ from leasehold.core.messages import (
 from leasehold.core.statements import sign
 from leasehold.core.tariff import Tariff
 from leasehold.core.units import Duration, Instant, Units
-from leasehold.custodian.appraise import Accepted, appraise, describe, loan_of
+from leasehold.custodian.appraise import Accepted, appraise, loan_of
 from leasehold.custodian.decide import decide, orders_for, refusal_of
 from leasehold.custodian.ledger import (
     epoch,
@@ -55,7 +55,7 @@ from leasehold.custodian.ledger.operators import Operator
 from leasehold.custodian.ports import Ports
 from leasehold.custodian.pushes import Listeners, Pushes
 from leasehold.custodian.rejudge import Fallen, condemn, judge, live
-from leasehold.custodian.release import Terms, make_release
+from leasehold.custodian.release import Terms, make_release, register
 from leasehold.custodian.settings import Keys, Rules
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import (
@@ -70,6 +70,8 @@ from leasehold.errors import (
 )
 
 T = TypeVar("T")
+# What replicas tell each other (L-10): the kind of news, then what it is about.
+STOP, EXTENSION, MANIFEST, PROGRESS = "stop", "extension", "manifest", "progress"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class Custodian:
             loan = loan_of(attest, root=self.keys.root.public)
             rejudged = self._rejudged
             accepted, release = await self._judge(attest, loan, now)
-            await store.write(lambda tx: _register(tx, now, accepted, release, to_json(attest)))
+            await store.write(lambda tx: register(tx, now, accepted, release, to_json(attest)))
         except (Malformed, Unproven, Refused) as refusal:
             reason = refusal
             await store.write(
@@ -205,7 +207,7 @@ class Custodian:
         if refusal is not None:
             pushes.put(AttestAgain(_problem(refusal)))
         for stop in orders:
-            pushes.put(self._stop_order(stop))
+            pushes.put(self.stop_order(stop))
         return pushes
 
     def unsubscribe(self, pushes: Pushes) -> None:
@@ -222,6 +224,8 @@ class Custodian:
         def act(tx: Tx, now: Instant) -> tuple[FromCustodian, tuple[stops.Stop, ...]]:
             answer = decide(tx, now=now, instance=instance, message=message)
             beats = isinstance(message, Heartbeat)
+            if isinstance(message, StopProof | LeaseClose):
+                tx.tell(PROGRESS)
             return answer, stops.unheard(tx, instance=instance) if beats else ()
 
         try:
@@ -233,8 +237,8 @@ class Custodian:
                 raise
             return [LeaseRefused(message.sequence, message.key_hash, _problem(problem))]
         if isinstance(message, StopProof | LeaseClose):
-            self._tell_watchers()
-        return [answer, *(self._stop_order(stop) for stop in orders)]
+            self.tell_watchers()
+        return [answer, *(self.stop_order(stop) for stop in orders)]
 
     # Operators -----------------------------------------------------------------------------------
 
@@ -284,11 +288,14 @@ class Custodian:
         """
         now = self.ports.clock.now()
         parse_manifest(manifest, now=now, custodian_root=self.keys.root.public)
-        changed = await self.change(
-            lambda tx, at: loans.replace_manifest(
+
+        def act(tx: Tx, at: Instant) -> loans.Loan:
+            tx.tell(f"{MANIFEST} {loan}")
+            return loans.replace_manifest(
                 tx, now=at, operator=operator, loan=loan, manifest=manifest
             )
-        )
+
+        changed = await self.change(act)
         await self.rejudge()
         self.listeners.tell_loan(
             loan, AttestAgain(_problem(EvidenceExpired(about="a new manifest")))
@@ -302,25 +309,29 @@ class Custodian:
 
         Raises as `extensions.approve` does.
         """
-        return self._decided(
-            await self.change(
-                lambda tx, now: extensions.approve(
-                    tx, now=now, operator=operator, request=request, units=units
-                )
+        return await self._decide(
+            lambda tx, now: extensions.approve(
+                tx, now=now, operator=operator, request=request, units=units
             )
         )
 
     async def deny(self, operator: Operator, request: int, reason: str) -> extensions.Decision:
         """Deny with a reason and tell the loan's instances. Raises as `extensions.deny` does."""
-        return self._decided(
-            await self.change(
-                lambda tx, now: extensions.deny(
-                    tx, now=now, operator=operator, request=request, reason=reason
-                )
+        return await self._decide(
+            lambda tx, now: extensions.deny(
+                tx, now=now, operator=operator, request=request, reason=reason
             )
         )
 
-    def _decided(self, decision: extensions.Decision) -> extensions.Decision:
+    async def _decide(
+        self, act: Callable[[Tx, Instant], extensions.Decision]
+    ) -> extensions.Decision:
+        def told(tx: Tx, now: Instant) -> extensions.Decision:
+            decision = act(tx, now)
+            tx.tell(f"{EXTENSION} {decision.request.id}")
+            return decision
+
+        decision = await self.change(told)
         self.listeners.tell_loan(decision.request.loan, decision.state)
         return decision
 
@@ -334,10 +345,11 @@ class Custodian:
             stop = stops.order(
                 tx, now=now, operator=operator, scope=scope, target=target, reason=reason
             )
+            tx.tell(f"{STOP} {stop.id}")
             return stop, stops.audience(tx, stop=stop.id)
 
         stop, audience = await self.change(order)
-        self.listeners.tell(audience, self._stop_order(stop))
+        self.listeners.tell(audience, self.stop_order(stop))
         return stop
 
     async def await_progress(self, stop: int, *, proved: int) -> stops.Progress:
@@ -356,14 +368,16 @@ class Custodian:
         """What time does to the ledger; to be called every second or so. Raises StoreFailed."""
         swept = await self.change(lambda tx, now: sweeps.sweep(tx, now=now))
         if swept.leases or swept.lost:
-            self._tell_watchers()
+            self.tell_watchers()
         return swept
 
-    def _tell_watchers(self) -> None:
+    def tell_watchers(self) -> None:
+        """Some stop may have come further."""
         self._news.set()
         self._news = asyncio.Event()
 
-    def _stop_order(self, stop: stops.Stop) -> StopOrder:
+    def stop_order(self, stop: stops.Stop) -> StopOrder:
+        """The order as instances get it, signed by the root."""
         reason = StopReason(stop.id, stop.epoch, stop.scope, stop.target, stop.reason, stop.at)
         return StopOrder(sign(self.keys.root, STOP_ORDER_KIND, to_json(reason)))
 
@@ -371,24 +385,6 @@ class Custodian:
 def is_complete(progress: stops.Progress) -> bool:
     """Whether nothing can be served any more in the scope of a stop, as far as anybody can prove."""
     return not progress.pending and not progress.units and not progress.units_in_doubt
-
-
-def _register(tx: Tx, now: Instant, accepted: Accepted, release: Release, attest: bytes) -> None:
-    registered = instances.register(
-        tx,
-        now=now,
-        instance=accepted.instance,
-        loan=accepted.loan,
-        statement_key=accepted.statement_key,
-        machine=accepted.verdict.machine,
-        verdict=describe(accepted.verdict),
-        evidence_digest=accepted.evidence_digest,
-        certificate_expires=release.certificate_expires,
-        evidence_expires=release.certificate_expires,
-        attest=attest,
-    )
-    if registered.epoch != release.epoch:
-        raise Conflict(about="epoch", got=release.epoch, expected=registered.epoch)
 
 
 def _problem(error: LeaseholdError) -> Problem:

@@ -94,7 +94,8 @@ class Settings:
     """All that was chosen. `names` are in the server's certificate, the first one is its TLS name.
 
     `audit` signs checkpoints of the log; it is another key than the root's, because C2SP notes are
-    signed as they are, not as a frame (B-1).
+    signed as they are, not as a frame (B-1). `store` is the URL of a PostgreSQL database, empty for the
+    SQLite file `ledger`.
     """
 
     folder: Path
@@ -106,6 +107,7 @@ class Settings:
     operators: Mapping[str, Role]
     rules: Rules = field(default_factory=Rules)
     vendors: Vendors = field(default_factory=Vendors)
+    store: str = ""
 
     @property
     def origin(self) -> str:
@@ -141,7 +143,8 @@ class Settings:
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The keys of `custodian.toml`. All are mandatory but `collateral`: without it nothing is fetched."""
+    """The keys of `custodian.toml`. All are mandatory but two: without `collateral` nothing is fetched, without
+    `store`, the URL of a PostgreSQL database, the ledger is an SQLite file in the folder."""
 
     version: int
     listen: str
@@ -150,6 +153,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate_minutes: Minutes
     operators: dict[str, Role]
     collateral: Vendors = Vendors()
+    store: str = ""
 
 
 def init(
@@ -159,10 +163,12 @@ def init(
     names: Sequence[str] = (),
     now: Instant,
     entropy: Entropy,
+    store: str = "",
 ) -> Settings:
     """Make a custodian's folder that listens at `address`, with a first operator `admin`.
 
-    `names` are further names or IP addresses of the server. Raises AlreadyExists, FileTrouble.
+    `names` are further names or IP addresses of the server, `store` the URL of a PostgreSQL database.
+    Raises AlreadyExists, FileTrouble.
     """
     if (folder / "custodian.toml").exists() or (folder / "root.key").exists():
         raise AlreadyExists(about=folder, expected="a folder without a custodian in it")
@@ -178,7 +184,7 @@ def init(
     for name in ("root.key", "audit.key"):
         write_private(folder / name, hex_line(SigningKey.make(entropy).seed))
     every_name = tuple(dict.fromkeys((address.host, *names)))
-    file = _File(VERSION, str(address), str(address), every_name, 10, {}, PUBLIC)
+    file = _File(VERSION, str(address), str(address), every_name, 10, {}, PUBLIC, store)
     _write_file(folder, file, replace=False)
     add_operator(folder, FIRST_OPERATOR, Role.ADMIN, authority=authority, now=now, entropy=entropy)
     return read(folder)
@@ -220,6 +226,7 @@ def read(folder: Path) -> Settings:
         operators=file.operators,
         rules=Rules(certificate_life=Duration(file.certificate_minutes * MINUTE)),
         vendors=file.collateral,
+        store=file.store,
     )
 
 

@@ -40,6 +40,8 @@ from leasehold.custodian.ledger.operators import Operator, Role
 from leasehold.custodian.store.inline import InlineStore
 from leasehold.custodian.store.port import Tx
 
+from ..databases import CallingThreadStore
+
 T = TypeVar("T")
 
 ADMIN = Operator("ada", Role.ADMIN)
@@ -76,11 +78,16 @@ def at_once(work: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("an inline store waited")
 
 
+AnyStore = InlineStore | CallingThreadStore
+new_store: Callable[[], AnyStore] = InlineStore.open
+"""Where stages get their stores from; the conftest changes it."""
+
+
 @dataclass
 class Stage:
     """A store, a clock that stands still until told, and the next sequence number."""
 
-    store: InlineStore = field(default_factory=InlineStore.open)
+    store: AnyStore = field(default_factory=lambda: new_store())
     now: Instant = START
     sequence: int = 0
 
@@ -94,7 +101,23 @@ class Stage:
 
     def restart(self) -> None:
         """Lose the process and keep the disk."""
-        self.store = InlineStore.open(self.store.snapshot())
+        if isinstance(self.store, InlineStore):
+            self.store = InlineStore.open(self.store.snapshot())
+
+    def put_back(self, snapshot: Any) -> None:
+        """Replace all by what `store.snapshot` gave."""
+        if isinstance(self.store, InlineStore):
+            self.store = InlineStore.open(snapshot)
+        else:
+            self.store.put_back(snapshot)
+
+    def edit(self, sql: str) -> None:
+        """Change rows behind the ledger's back."""
+        if isinstance(self.store, InlineStore):
+            self.do(lambda tx: tx.execute("PRAGMA defer_foreign_keys = ON"))
+            self.do(lambda tx: tx.execute(sql))
+        else:
+            self.store.edit(sql)
 
     def check(self) -> None:
         """The invariants that hold after every single act."""

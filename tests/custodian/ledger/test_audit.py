@@ -176,7 +176,6 @@ def test_a_ledger_changed_behind_our_back_contradicts_itself(sql: str, check: An
     """Invariant 8: whoever edits the database must edit the log, and its checkpoints are elsewhere."""
     stage, _, _ = full()
     stage.check()
-    stage.do(lambda tx: tx.execute("PRAGMA defer_foreign_keys = ON"))
-    stage.do(lambda tx: tx.execute(sql))
+    stage.edit(sql)
     with pytest.raises((BooksWrong, Unproven, BadMessage)):
         stage.see(check)

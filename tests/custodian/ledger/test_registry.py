@@ -256,6 +256,6 @@ def test_a_restore_burns_what_a_backup_cannot_know() -> None:
     assert (loan.budget.settled, loan.budget.written_off) == (1, 2)
     assert [one.scope for one in stage.see(lambda tx: stops.list_stops(tx, active=True))] == ["all"]
     stage.check()
-    second = Stage(type(stage.store).open(backup))
-    again = second.do(lambda tx: epoch.restore(tx, now=START + 1000, operator=ADMIN, reason=""))
+    stage.put_back(backup)
+    again = stage.do(lambda tx: epoch.restore(tx, now=START + 1000, operator=ADMIN, reason=""))
     assert again > new

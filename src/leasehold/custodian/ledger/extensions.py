@@ -184,11 +184,19 @@ def _decide(
         "reason": why,
     }
     audit.append(tx, now=now, actor=by.name, kind=f"extension.{status}", detail=detail)
+    return show_decision(tx, asked.id)
+
+
+def show_decision(tx: Tx, request: int) -> Decision:
+    """A decided request as its decision stands now. Raises UnknownThing, Conflict (still open)."""
+    asked = show_request(tx, request)
+    if asked.status == "open":
+        raise Conflict(about=f"request {request}", got="open", expected="decided")
     budget = grants.show_grant(tx, loan=asked.loan, consumer=asked.consumer).budget
     keys = consumers.list_keys(tx, consumer=asked.consumer)
     live = tuple(key.hash for key in keys if key.revoked is None)
     return Decision(
-        show_request(tx, asked.id),
+        asked,
         _state(tx, loan=asked.loan, consumer=asked.consumer, keys=live, sequence=0),
         budget,
         cap_limits=show_loan(tx, asked.loan).budget.available < budget.available,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -52,6 +52,9 @@ class SqliteTx:
         except sqlite3.IntegrityError as cause:
             raise Conflict(about="the ledger's constraints", got=str(cause)) from cause
 
+    def tell(self, news: str) -> None:
+        """See `port.Tx`: there is no other replica."""
+
 
 def connect(
     path: Path | str, *, read_only: bool = False, busy: Duration = SECOND
@@ -84,20 +87,18 @@ def migrate(connection: sqlite3.Connection) -> None:
     Numbers may have gaps: whatever is above the newest one done is applied.
     Raises StoreFailed, also for a database that a newer release has written.
     """
-    migrations = dict(_migrations())
+    known = dict(_migrations())
     try:
         connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
         while True:
             connection.execute("BEGIN IMMEDIATE")
             done = connection.execute("SELECT MAX(version) FROM schema_version").fetchone()[0] or 0
-            if done > max(migrations):
-                raise StoreFailed(about="schema version", got=done, expected=max(migrations))
-            following = [number for number in sorted(migrations) if number > done]
-            if not following:
+            number = next_migration(done, known)
+            if number is None:
                 return
-            for statement in migrations[following[0]]:
+            for statement in known[number]:
                 connection.execute(statement)
-            connection.execute("INSERT INTO schema_version (version) VALUES (?)", following[:1])
+            connection.execute("INSERT INTO schema_version (version) VALUES (?)", (number,))
             connection.execute("COMMIT")
     except sqlite3.Error as cause:
         raise store_failed(cause) from cause
@@ -106,10 +107,22 @@ def migrate(connection: sqlite3.Connection) -> None:
             connection.execute("ROLLBACK")
 
 
+def next_migration(done: int, known: Collection[int]) -> int | None:
+    """The number of the migration to run after `done`, None where all are. Raises StoreFailed."""
+    if done > max(known):
+        raise StoreFailed(about="schema version", got=done, expected=max(known))
+    return min((number for number in known if number > done), default=None)
+
+
 def _migrations() -> Iterator[tuple[int, list[str]]]:
+    return ((number, list(_statements(script))) for number, script in migrations())
+
+
+def migrations() -> Iterator[tuple[int, str]]:
+    """The numbered scripts."""
     for file in resources.files("leasehold.custodian.store.migrations").iterdir():
         if file.name.endswith(".sql"):
-            yield int(file.name[:4]), list(_statements(file.read_text(encoding="utf-8")))
+            yield int(file.name[:4]), file.read_text(encoding="utf-8")
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -56,6 +56,9 @@ class InlineStore:
         finally:
             connection.execute("PRAGMA query_only = 0")
 
+    def on_news(self, hear: Callable[[str], None]) -> None:
+        """See `port.Store`: there is no other replica."""
+
     async def close(self) -> None:
         """See `port.Store`."""
         if self._connection is not None:

@@ -27,8 +27,12 @@ class Tx(Protocol):
     def execute(self, sql: str, params: Sequence[Value] = ()) -> list[Row]:
         """Run one statement and return its rows (of a SELECT or a RETURNING clause).
 
-        Raises Conflict where a constraint of the schema forbids the change.
+        Raises Conflict where a constraint of the schema forbids the change; the act has then failed and
+        is to let it pass.
         """
+
+    def tell(self, news: str) -> None:
+        """Let every other replica hear these few words once the act is durable (L-10)."""
 
 
 class Store(Protocol):
@@ -45,6 +49,13 @@ class Store(Protocol):
         """Run `act` on a consistent snapshot that has every write acknowledged before; it may not write.
 
         Raises whatever the act raises, and StoreFailed.
+        """
+
+    def on_news(self, hear: Callable[[str], None]) -> None:
+        """Call `hear` in this event loop with what other replicas tell.
+
+        With empty words where anything may have been missed: everything is to be looked at again. A
+        store of one process never calls it.
         """
 
     async def close(self) -> None:

@@ -1,8 +1,4 @@
-"""The SQLite store: one writer thread with group commit, readers on connections of their own.
-
-All acts that are waiting share one commit, so many callers cost one fsync. Nobody hears of an act
-before the commit that holds it.
-"""
+"""The SQLite store: one writer thread with group commit, readers on connections of their own."""
 
 from __future__ import annotations
 
@@ -13,8 +9,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from leasehold.core.units import SECOND, Duration
@@ -26,50 +20,14 @@ from leasehold.custodian.store.connection import (
     migrate,
     store_failed,
 )
+from leasehold.custodian.store.group import GroupWriter, Job, Outcome
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import StoreFailed
 
 T = TypeVar("T")
 
-GROUP_MAX: Final = 256  # acts in one commit; more gains nothing and makes the first one wait
 READERS: Final = 2
 BUSY: Final = Duration(2 * SECOND)  # another process, such as a backup, may hold the lock this long
-
-
-class _Outcome:
-    """How an act ended: a value or an error, kept for its caller until the commit is on disk."""
-
-    __slots__ = ("error", "value")
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self.value: Any = None
-        self.error = error
-
-    def __enter__(self) -> _Outcome:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if isinstance(error, StopIteration):  # a future refuses to carry one
-            error = RuntimeError("an act raised StopIteration")
-        if isinstance(error, Exception):
-            self.error = error
-            return True
-        return False
-
-
-class _Job:
-    """An act with the future that its caller waits on."""
-
-    __slots__ = ("act", "future", "loop")
-
-    def __init__(self, act: Callable[[Tx], Any], loop: asyncio.AbstractEventLoop) -> None:
-        self.act, self.loop = act, loop
-        self.future: asyncio.Future[Any] = loop.create_future()
 
 
 class SqliteStore:
@@ -78,13 +36,10 @@ class SqliteStore:
     def __init__(self, path: Path, connection: sqlite3.Connection, busy: Duration) -> None:
         self._path, self._busy = path, busy
         self._connection: sqlite3.Connection | None = connection
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._lock = threading.Lock()  # held to hand in a job, so that none comes after the last
-        self._closed = False
+        self._group = GroupWriter(self._commit, name="ledger-writer")
         self._local = threading.local()
         self._reading: list[sqlite3.Connection] = []
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ledger-reader")
-        self._writer = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
 
     @classmethod
     def open(cls, path: Path, *, busy: Duration = BUSY) -> SqliteStore:
@@ -92,36 +47,29 @@ class SqliteStore:
         connection = connect(path, busy=busy)
         migrate(connection)
         store = cls(path, connection, busy)
-        store._writer.start()
+        store._group.start()
         return store
 
     async def write(self, act: Callable[[Tx], T]) -> T:
         """See `port.Store`. A caller that is cancelled does not undo its act."""
-        job = _Job(act, asyncio.get_running_loop())
-        with self._lock:
-            if self._closed:
-                raise StoreFailed(about="store", got="closed")
-            self._jobs.put(job)
-        result: T = await job.future
-        return result
+        return await self._group.write(act)
 
     async def read(self, act: Callable[[Tx], T]) -> T:
         """See `port.Store`."""
-        if self._closed:
+        if self._group.closed:
             raise StoreFailed(about="store", got="closed")
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, act)
 
+    def on_news(self, hear: Callable[[str], None]) -> None:
+        """See `port.Store`: there is no other replica."""
+
     async def close(self) -> None:
         """See `port.Store`."""
-        with self._lock:
-            first, self._closed = not self._closed, True
-            if first:
-                self._jobs.put(None)
-        if first:
+        if self._group.close():
             await asyncio.to_thread(self._finish)
 
     def _finish(self) -> None:
-        self._writer.join()
+        self._group.join()
         self._readers.shutdown()
         for connection in (*self._reading, self._connection):
             if connection is not None:
@@ -149,36 +97,8 @@ class SqliteStore:
 
     # The writer ----------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        going = True
-        while going:
-            jobs, going = self._gather()
-            try:
-                outcomes = self._commit(jobs)
-            except StoreFailed as failure:
-                outcomes = [
-                    _Outcome(StoreFailed(about=failure.about, got=failure.got)) for _ in jobs
-                ]
-            _deliver(jobs, outcomes)
-
-    def _gather(self) -> tuple[list[_Job], bool]:
-        """Wait for a job and take whatever else is waiting; False with the last one ever."""
-        jobs: list[_Job] = []
-        job = self._jobs.get()
-        while job is not None:
-            jobs.append(job)
-            if len(jobs) == GROUP_MAX:
-                return jobs, True
-            try:
-                job = self._jobs.get_nowait()
-            except Empty:
-                return jobs, True
-        return jobs, False
-
-    def _commit(self, jobs: list[_Job]) -> list[_Outcome]:
+    def _commit(self, jobs: list[Job]) -> list[Outcome]:
         """Run a group in one transaction. Raises StoreFailed, and then none of it happened."""
-        if not jobs:
-            return []
         if self._connection is None:
             self._connection = connect(self._path, busy=self._busy)
         connection = self._connection
@@ -203,11 +123,11 @@ class SqliteStore:
                 connection.close()
 
 
-def _run_act(connection: sqlite3.Connection, tx: SqliteTx, act: Callable[[Tx], Any]) -> _Outcome:
+def _run_act(connection: sqlite3.Connection, tx: SqliteTx, act: Callable[[Tx], Any]) -> Outcome:
     """Run one act of a group so that its failure undoes nothing else."""
     connection.execute("SAVEPOINT act")
     memo = dict(tx.memo)
-    with _Outcome() as outcome:
+    with Outcome() as outcome:
         outcome.value = act(tx)
     if isinstance(outcome.error, sqlite3.Error) and is_world(outcome.error):
         raise outcome.error
@@ -216,23 +136,3 @@ def _run_act(connection: sqlite3.Connection, tx: SqliteTx, act: Callable[[Tx], A
         tx.memo = memo
     connection.execute("RELEASE act")
     return outcome
-
-
-def _deliver(jobs: list[_Job], outcomes: list[_Outcome]) -> None:
-    """Wake the callers, each event loop once."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], _Outcome]]] = {}
-    for job, outcome in zip(jobs, outcomes, strict=True):
-        by_loop.setdefault(job.loop, []).append((job.future, outcome))
-    for loop, results in by_loop.items():
-        with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
-            loop.call_soon_threadsafe(_resolve, results)
-
-
-def _resolve(results: list[tuple[asyncio.Future[Any], _Outcome]]) -> None:
-    for future, outcome in results:
-        if future.done():  # its caller was cancelled
-            continue
-        if outcome.error is not None:
-            future.set_exception(outcome.error)
-        else:
-            future.set_result(outcome.value)

@@ -74,6 +74,10 @@ class Disk:
         self._check(life)
         return await self.inside.read(act)
 
+    def on_news(self, hear: Callable[[str], None]) -> None:
+        """See `port.Store`."""
+        self.inside.on_news(hear)
+
     async def close(self) -> None:
         """See `port.Store`."""
         await self.inside.close()

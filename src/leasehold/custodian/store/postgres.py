@@ -1,0 +1,183 @@
+"""The PostgreSQL store: several custodian replicas over one ledger, each with group commit.
+
+All replicas' groups run one after another under one advisory lock. At READ COMMITTED a statement sees
+whatever was committed before it began, and nobody else can commit while the lock is held, so an act
+sees the ledger as if it were alone (docs/adr, "PostgreSQL by psycopg, one writer at a time"). The lock
+is released after the commit is visible. Spec: docs/spec/ledger.md, L-9 and L-10.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+from leasehold.custodian.store.group import GroupWriter, Job, Outcome
+from leasehold.custodian.store.pgconnection import (
+    CHANNEL,
+    LOCK,
+    Connection,
+    Error,
+    PgTx,
+    connect,
+    is_world,
+    migrate,
+    store_failed,
+)
+from leasehold.custodian.store.port import Tx
+from leasehold.errors import StoreFailed
+
+T = TypeVar("T")
+
+READERS: Final = 2
+LISTEN_SECONDS: Final = 0.5  # how soon a listener sees that it is to end
+LISTEN_AGAIN_SECONDS: Final = 0.5
+
+
+class PostgresStore:
+    """A `Store` in a PostgreSQL database. Any number of processes may open it."""
+
+    def __init__(self, url: str, connection: Connection) -> None:
+        self._url = url
+        self._connection: Connection | None = connection
+        self._replica = secrets.token_hex(8)
+        self._group = GroupWriter(self._commit, name="ledger-writer")
+        self._local = threading.local()
+        self._reading: list[Connection] = []
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ledger-reader")
+        self._listener: threading.Thread | None = None
+
+    @classmethod
+    def open(cls, url: str) -> PostgresStore:
+        """Connect, bring the schema up to date, start the writer. Raises StoreFailed, BadSetting."""
+        connection = connect(url)
+        try:
+            migrate(connection)
+        except StoreFailed:
+            connection.close()
+            raise
+        store = cls(url, connection)
+        store._group.start()
+        return store
+
+    async def write(self, act: Callable[[Tx], T]) -> T:
+        """See `port.Store`. A caller that is cancelled does not undo its act."""
+        return await self._group.write(act)
+
+    async def read(self, act: Callable[[Tx], T]) -> T:
+        """See `port.Store`."""
+        if self._group.closed:
+            raise StoreFailed(about="store", got="closed")
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, act)
+
+    def on_news(self, hear: Callable[[str], None]) -> None:
+        """See `port.Store`."""
+        loop = asyncio.get_running_loop()
+
+        def told(news: str) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                loop.call_soon_threadsafe(hear, news)
+
+        self._listener = threading.Thread(
+            target=self._listen, args=(told,), name="ledger-listener", daemon=True
+        )
+        self._listener.start()
+
+    async def close(self) -> None:
+        """See `port.Store`."""
+        if self._group.close():
+            await asyncio.to_thread(self._finish)
+
+    def _finish(self) -> None:
+        self._group.join()
+        self._readers.shutdown()
+        if self._listener is not None:
+            self._listener.join()
+        for connection in (*self._reading, self._connection):
+            if connection is not None:
+                connection.close()
+
+    # Readers -------------------------------------------------------------------------------------
+
+    def _read(self, act: Callable[[Tx], T]) -> T:
+        connection: Connection | None = getattr(self._local, "connection", None)
+        if connection is None or connection.closed:
+            connection = self._local.connection = connect(self._url)
+            self._reading.append(connection)
+        try:
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            return act(PgTx(connection))
+        except Error as cause:
+            if is_world(cause):
+                raise store_failed(cause) from cause
+            raise
+        finally:
+            _roll_back(connection)
+
+    # The writer ----------------------------------------------------------------------------------
+
+    def _commit(self, jobs: list[Job]) -> list[Outcome]:
+        """Run a group in one transaction. Raises StoreFailed; what became of it is then unknown."""
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self._url)
+        connection = self._connection
+        try:
+            connection.execute("BEGIN")
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+            tx = PgTx(connection, self._replica)
+            outcomes = [_run_act(connection, tx, job.act) for job in jobs]
+            connection.execute("COMMIT")
+        except Error as cause:
+            self._connection = None
+            _roll_back(connection)
+            connection.close()
+            raise store_failed(cause) from cause
+        return outcomes
+
+    # The listener --------------------------------------------------------------------------------
+
+    def _listen(self, told: Callable[[str], None]) -> None:
+        """Hear what others tell until the store is closed; after every gap say that there was one."""
+        while not self._group.closed:
+            try:
+                connection = connect(self._url)
+            except StoreFailed:
+                time.sleep(LISTEN_AGAIN_SECONDS)
+                continue
+            try:
+                connection.execute(f"LISTEN {CHANNEL}")
+                told("")
+                while not self._group.closed:
+                    for one in connection.notifies(timeout=LISTEN_SECONDS):
+                        replica, _, news = one.payload.partition(" ")
+                        if replica != self._replica:
+                            told(news)
+            except Error:
+                time.sleep(LISTEN_AGAIN_SECONDS)
+            finally:
+                connection.close()
+
+
+def _run_act(connection: Connection, tx: PgTx, act: Callable[[Tx], Any]) -> Outcome:
+    """Run one act of a group so that its failure undoes nothing else."""
+    connection.execute("SAVEPOINT act")
+    memo = dict(tx.memo)
+    with Outcome() as outcome:
+        outcome.value = act(tx)
+    if isinstance(outcome.error, Error) and is_world(outcome.error):
+        raise outcome.error
+    if outcome.error is not None:
+        connection.execute("ROLLBACK TO SAVEPOINT act")
+        tx.memo = memo
+    connection.execute("RELEASE SAVEPOINT act")
+    return outcome
+
+
+def _roll_back(connection: Connection) -> None:
+    with suppress(Error):
+        connection.execute("ROLLBACK")
