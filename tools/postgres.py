@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -60,6 +61,13 @@ class Server:
         self._run(
             "pg_ctl", "-w", "-t", "60", "-D", str(self.data), "-o", options, "-l", log, "start"
         )
+
+    def configure(self, setting: str, value: str) -> None:
+        """Change a setting of the running server that needs no restart."""
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write(f"{setting} = {value}\n")
+        self._run("pg_ctl", "-D", str(self.data), "reload")
+        time.sleep(0.3)  # it rereads when it gets the signal
 
     def stop(self, mode: str = "fast") -> None:
         """End it; `immediate` is as good as a crash."""

@@ -42,6 +42,7 @@ from leasehold.custodian.seal import seal_folder
 from leasehold.custodian.service import Custodian, NewLoan
 from leasehold.custodian.settings import Place, Rules, Settings
 from leasehold.custodian.store.inline import InlineStore
+from leasehold.custodian.store.port import Store
 from leasehold.errors import ChannelClosed
 from leasehold.net.certificates import (
     OperatorIdentity,
@@ -294,10 +295,17 @@ class Office:
     @classmethod
     def open(cls, house: House, *, rules: Rules | None = None) -> Office:
         """On an empty ledger."""
-        clock, log = Watch(), Events()
+        return cls.over(house, Watch(), InlineStore.open(), rules=rules)
+
+    @classmethod
+    def over(
+        cls, house: House, clock: Watch, store: Store, *, rules: Rules | None = None
+    ) -> Office:
+        """On a ledger that may have others who work on it."""
+        log = Events()
         collateral = FolderCollateral(house.settings.collateral)
         ports = Ports(
-            store=InlineStore.open(),
+            store=store,
             clock=clock,
             entropy=os.urandom,
             collateral=collateral,

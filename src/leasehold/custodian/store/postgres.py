@@ -2,8 +2,8 @@
 
 All replicas' groups run one after another under one advisory lock. At READ COMMITTED a statement sees
 whatever was committed before it began, and nobody else can commit while the lock is held, so an act
-sees the ledger as if it were alone (docs/adr, "PostgreSQL by psycopg, one writer at a time"). The lock
-is released after the commit is visible. Spec: docs/spec/ledger.md, L-9 and L-10.
+sees the ledger as if it were alone (docs/adr/0021-postgresql.md). The lock
+is released after the commit is visible. Spec: docs/spec/ledger.md, L-10 and L-11.
 """
 
 from __future__ import annotations
