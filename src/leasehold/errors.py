@@ -433,6 +433,13 @@ class LedgerOld(Unproven):
     )
 
 
+class ReceiptsWrong(Unproven):
+    """The receipts do not agree with the ledger and its log."""
+
+    code = "receipts_wrong"
+    do = "Look at the faults above; keep the receipts, they are signed."
+
+
 # Access and budget -------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from consumer.server import TlsServer
 from consumer.world import API_KEY, DIGEST, MODEL, OTHER_MEASUREMENT, WORDS, FakeEnclave, World
 from leasehold.cli import main, output
 from leasehold.consumer.clock import SystemClock
+from leasehold.custodian.reconciliation import parse_receipts
 from leasehold.errors import BudgetExhausted
 
 TEXT = "".join(WORDS)
@@ -109,6 +110,17 @@ def test_ask_says_why_an_answer_was_cut(shell: Shell) -> None:
     assert result.exit_code == 0
     assert "[insufficient_quota]" in result.stderr
     assert "request-more" in result.stderr
+
+
+def test_receipts_are_collected_for_reconciliation(shell: Shell, tmp_path: Path) -> None:
+    """R-5: every answer appends one signed line."""
+    path = tmp_path / "receipts"
+    assert shell.run("ask", "Eggs?", "--receipts", str(path)).exit_code == 0
+    assert shell.run("ask", "Eggs?", "--receipts", str(path)).exit_code == 0
+    kept = parse_receipts(path.read_bytes())
+    assert len(kept) == 2
+    assert {one.kind for one in kept} == {"leasehold-receipt"}
+    assert shell.run("ask", "Eggs?", "--receipts", str(tmp_path)).exit_code == 2
 
 
 def test_ask_keeps_a_checked_receipt(shell: Shell, tmp_path: Path) -> None:

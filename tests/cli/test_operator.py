@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import threading
 from collections.abc import Coroutine, Iterator
@@ -17,6 +18,7 @@ from click.testing import CliRunner, Result
 from tests.custodian.house import LOAN, MODEL, WAIT_SECONDS, Events, Guest, House, key_hash
 
 from leasehold.cli import main
+from leasehold.core.crypto import SigningKey
 from leasehold.core.encoding import to_json
 from leasehold.core.messages import (
     STOP_PROOF_KIND,
@@ -29,8 +31,10 @@ from leasehold.core.messages import (
     StopReport,
     Usage,
 )
+from leasehold.core.receipts import Receipt, sign_receipt
 from leasehold.core.statements import sign
-from leasehold.core.units import Units
+from leasehold.core.units import Instant, Units
+from leasehold.custodian.ledger import instances, loans
 from leasehold.custodian.serve import Running, running
 from leasehold.custodian.settings import Place
 from leasehold.errors import ChannelClosed
@@ -340,3 +344,59 @@ def test_another_custodian_is_not_talked_to(desk: Desk, tmp_path: Path) -> None:
     other = House.build(tmp_path / "other" / "custodian", address=desk.house.settings.address)
     where = str(other.settings.folder)
     desk.refused("custodian_unreachable", 5, "loan", "list", "--custodian", where)
+
+
+def test_receipts_are_held_against_the_log(desk: Desk) -> None:
+    """R-6 by command: from the custodian, and from an exported log with its checkpoint."""
+    desk.lend()
+    key = desk.invoke("consumer", "key", "add", "alice").stdout.strip()
+    guest = Guest(desk.house)
+    desk.do(guest.attested(desk.found.custodian))
+    ask = LeaseAsk(1, key_hash(key), Units(40), Units(40), 1, Units(0))
+    (granted,) = desk.do(desk.found.custodian.handle(guest.id, ask))
+    assert isinstance(granted, LeaseGranted)
+    desk.do(desk.found.custodian.handle(guest.id, Heartbeat(1, (Usage(granted.lease, Units(25)),))))
+    (instance,) = desk.do(desk.found.custodian.look(instances.list_instances))
+    receipt = Receipt(
+        id="receipt-1",
+        instance=guest.id,
+        loan=LOAN,
+        model_digest=desk.do(desk.found.custodian.look(loans.list_models))[0].digest,
+        evidence_digest=instance.evidence_digest,
+        lease=granted.lease,
+        previous=b"",
+        units=Units(25),
+        input_tokens=20,
+        output_tokens=5,
+        request_mac=b"",
+        response_mac=b"",
+        time=Instant(0),
+        simulated=True,
+    )
+    good = desk.file("good.receipts", to_json(sign_receipt(guest.statement, receipt)) + b"\n")
+    told = desk.run("receipts", "verify", good)
+    assert f"{granted.lease}\talice" in told
+    assert "to the unit" in told
+    assert "1 receipts of 25 units; 25 units are settled in 1 leases." in told
+    assert desk.json("receipts", "verify", good)["rows"][0]["receipted"] == 25
+
+    forged = desk.file(
+        "forged.receipts", to_json(sign_receipt(SigningKey.make(os.urandom), receipt))
+    )
+    told = desk.run("receipts", "verify", good, forged, code=3)
+    assert "[forged_signature] lease" in told
+    assert "error [receipts_wrong]" in told
+
+    log = str(desk.stage / "log")
+    desk.run("audit", "export", log)
+    checkpoint = str(desk.stage / "checkpoint")
+    desk.run("audit", "checkpoint", "--out", checkpoint)
+    settings = desk.house.settings
+    words = ("receipts", "verify", good, "--log", log)
+    desk.refused("bad_setting", 2, *words)
+    words += ("--checkpoint", checkpoint, "--origin", settings.origin, "--key")
+    assert "to the unit" in desk.run(*words, settings.audit.public.hex())
+    desk.refused("bad_signature", 2, *words, "00" * 32)
+    leaves = (desk.stage / "log").read_bytes().splitlines(keepends=True)
+    desk.file("log", b"".join(leaves[:-1]))
+    desk.refused("unproven", 3, *words, settings.audit.public.hex())

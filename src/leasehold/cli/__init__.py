@@ -86,6 +86,9 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "instances": Entry(
         "leasehold.cli.watch:instances", "Show the enclaves that attested.", "custodian"
     ),
+    "receipts": Entry(
+        "leasehold.cli.receipts:command", "Check receipts against the ledger.", "custodian"
+    ),
     "enclave": Entry("leasehold.cli.enclave:command", "Run an enclave (the borrower).", "enclave"),
     "audit": Entry("leasehold.cli.audit:command", "Check the custodian's audit log.", "custodian"),
 }

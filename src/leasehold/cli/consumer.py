@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from leasehold.cli import output
+from leasehold.consumer import receipt
 from leasehold.consumer.answers import Answer
 from leasehold.consumer.client import Enclave
 from leasehold.consumer.verify import VerifiedEnclave
@@ -115,6 +116,12 @@ def choices(command: Callable[..., None]) -> Callable[..., None]:
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+receipts_option = click.option(
+    "--receipts",
+    "receipts_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Append the checked receipt to this file, for `leasehold receipts verify`.",
+)
 
 
 @click.command()
@@ -132,6 +139,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     type=click.Path(path_type=Path),
     help="Fetch the answer's receipt, check it, and write it to this file.",
 )
+@receipts_option
 @as_json
 @choices
 def ask(
@@ -142,6 +150,7 @@ def ask(
     max_tokens: int | None,
     stream: bool | None,
     receipt_path: Path | None,
+    receipts_path: Path | None,
     as_json: bool,
 ) -> None:
     """Ask the model of a verified enclave. TEXT `-` reads the question from standard input."""
@@ -155,6 +164,8 @@ def ask(
         _write_answer(enclave.verified, answer, as_json=as_json, is_printed=streams)
         if receipt_path is not None:
             _keep_receipt(enclave, answer, receipt_path)
+        if receipts_path is not None:
+            receipt.keep(receipts_path, enclave.receipt(answer))
 
 
 def _ask_streaming(
@@ -208,12 +219,17 @@ def _keep_receipt(enclave: Enclave, answer: Answer, path: Path) -> None:
 
 @click.command()
 @click.argument("texts", nargs=-1, required=True)
+@receipts_option
 @as_json
 @choices
-def embed(where: Choices, *, texts: tuple[str, ...], as_json: bool) -> None:
+def embed(
+    where: Choices, *, texts: tuple[str, ...], receipts_path: Path | None, as_json: bool
+) -> None:
     """Turn texts into vectors: one line of numbers for each text."""
     with where.connect() as enclave:
         answer = enclave.embed(texts)
+        if receipts_path is not None:
+            receipt.keep(receipts_path, enclave.receipt(answer))
         if as_json:
             output.write_json({"vectors": answer.vectors, "receipt": answer.exchange.receipt})
             return

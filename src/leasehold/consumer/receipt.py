@@ -5,16 +5,18 @@ Spec: docs/spec/consumer.md, C-11, and docs/spec/receipts.md.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from leasehold.consumer.answers import Exchange
 from leasehold.consumer.verify import VerifiedEnclave
-from leasehold.core.encoding import from_json
+from leasehold.core.encoding import from_json, to_json
 from leasehold.core.messages import ReceiptAnswer
 from leasehold.core.receipts import Receipt, check_content, check_receipt
 from leasehold.core.statements import Signed
-from leasehold.errors import WrongReceipt
+from leasehold.errors import FileTrouble, WrongReceipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,17 @@ class CheckedReceipt:
     signed: Signed
     salt: bytes
     content_checked: bool
+
+
+def keep(path: Path, checked: CheckedReceipt) -> None:
+    """R-5: append the signed receipt, without its salt, to a file of mode 0600. Raises FileTrouble."""
+    line = to_json(checked.signed) + b"\n"
+    try:
+        number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(number, "ab", buffering=0) as file:
+            file.write(line)
+    except OSError as cause:
+        raise FileTrouble(about=path, got=cause.strerror) from cause
 
 
 def check_receipt_answer(

@@ -148,7 +148,8 @@ def register(
         ),
     )
     appraisal = Appraisal(now, instance, loan, machine, "", verdict, evidence_digest)
-    _record(tx, appraisal, kind="instance.renew" if known else "instance.accept")
+    kind = "instance.renew" if known else "instance.accept"
+    _record(tx, appraisal, kind=kind, statement_key=statement_key)
     return show_instance(tx, instance)
 
 
@@ -268,7 +269,7 @@ def list_appraisals(tx: Tx, *, loan: str | None = None, count: int = 100) -> tup
     return tuple(Appraisal(*row) for row in rows)
 
 
-def _record(tx: Tx, appraisal: Appraisal, *, kind: str) -> None:
+def _record(tx: Tx, appraisal: Appraisal, *, kind: str, statement_key: bytes | None = None) -> None:
     tx.execute(
         "INSERT INTO appraisals (id, at, instance, loan, machine, code, verdict, evidence_digest)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -282,4 +283,6 @@ def _record(tx: Tx, appraisal: Appraisal, *, kind: str) -> None:
         "verdict": appraisal.verdict.decode("utf-8", "replace"),
         "evidence": appraisal.evidence_digest.hex(),
     }
+    if statement_key is not None:
+        detail["statement_key"] = statement_key.hex()  # by which receipts are checked later
     audit.append(tx, now=appraisal.at, actor="custodian", kind=kind, detail=detail)
