@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
+from tests.custodian.databases import CallingThreadStore, new_database
 from tests.custodian.house import Events, House, listen_anywhere
 from tests.custodian.ledger.stage import ADMIN, START, STOPPER, VIEWER, Stage, key_hash, ready
+from tools.postgres import Server
 
 from leasehold.core.crypto import SigningKey
 from leasehold.core.messages import LeaseGranted, LeaseRefused
@@ -271,6 +273,9 @@ class _FailingTx:
     def __init__(self, store: Failing, tx: Tx) -> None:
         self._store, self._tx, self.memo = store, tx, tx.memo
 
+    def tell(self, news: str) -> None:
+        self._tx.tell(news)
+
     def execute(self, sql: str, params: Any = ()) -> list[Row]:
         self._store.left -= 1
         if self._store.left < 0:
@@ -392,6 +397,9 @@ def test_a_backup_of_another_history_is_refused(tmp_path: Path) -> None:
     back_up(stage, path)
     with pytest.raises(Unproven):
         put_back(stage, path, newer=[forked])
+    put_back(stage, path, newer=[forked], other_history=True)
+    assert stage.see(lambda tx: stand(tx, forked)) is Stand.GAVE_UP
+    stage.check()
     with pytest.raises(BadSignature):
         read_checkpoint(
             sign_note(checkpoint_text(forked), name=ORIGIN, key=SigningKey.load(bytes(32))),
@@ -480,3 +488,98 @@ def test_nobody_restores_under_a_custodian_that_runs(house: House, tmp_path: Pat
 
         with pytest.raises(LedgerInUse):
             asyncio.run(serve())
+
+
+def test_the_newer_of_two_backups_can_still_be_restored(house: House, tmp_path: Path) -> None:
+    """The older one first, by mistake: its log and the newer one's part at the restore."""
+    settings, old, new = house.settings, tmp_path / "old.db", tmp_path / "new.db"
+
+    async def enrol(*names: str, backup: Path | None) -> None:
+        store = SqliteStore.open(settings.ledger)
+        for name in names:
+            await store.write(
+                lambda tx, name=name: consumers.add_consumer(
+                    tx, now=START, operator=ADMIN, name=name
+                )
+            )
+        if backup is not None:
+            await write_backup(store, backup, origin=settings.origin, key=settings.audit, now=START)
+        await Mark(settings.mark, settings.origin, settings.audit).write(store)
+        await store.close()
+
+    async def put(path: Path, **more: bool) -> list[str]:
+        await restore_folder(
+            settings, path, now=LATER, operator=ADMIN, reason="", replace=True, **more
+        )
+        store = SqliteStore.open(settings.ledger)
+        await store.read(Mark(settings.mark, settings.origin, settings.audit).check)
+        found = await store.read(consumers.list_consumers)
+        await store.close()
+        for copy in settings.folder.glob("ledger-replaced-*"):
+            copy.unlink()
+        return [one.name for one in found]
+
+    asyncio.run(enrol("ann", backup=old))
+    asyncio.run(enrol("bob", "cat", "dan", "eve", backup=new))
+    assert asyncio.run(put(old)) == ["ann"]
+    with pytest.raises(Unproven):
+        asyncio.run(put(new))
+    assert asyncio.run(put(new, other_history=True)) == ["ann", "bob", "cat", "dan", "eve"]
+
+
+@pytest.fixture
+def pg(postgres: Server) -> Iterator[CallingThreadStore]:
+    store = CallingThreadStore.open(new_database(postgres))
+    yield store
+    store.close()
+
+
+def test_a_backup_goes_from_one_database_into_the_other(
+    tmp_path: Path, pg: CallingThreadStore
+) -> None:
+    """U-1: one form for every store; what PostgreSQL held, SQLite holds, and back."""
+    there, here = Stage(cast("InlineStore", pg)), busy_stage()
+    back_up(here, tmp_path / "here.db")
+    before = checkpoint_of(here)
+    there.now = LATER
+    put_back(there, tmp_path / "here.db", replace=False)
+    there.check()
+    assert there.see(lambda tx: stand(tx, before)) is Stand.EXTENDS
+    assert there.see(leases.list_open) == ()
+    moved = checkpoint_of(there)
+    back_up(there, tmp_path / "there.db")
+    put_back(here, tmp_path / "there.db")
+    here.check()
+    assert here.see(lambda tx: stand(tx, moved)) is Stand.EXTENDS
+    assert here.see(epoch.current) > there.see(epoch.current)
+    with pytest.raises(AlreadyExists):
+        put_back(there, tmp_path / "here.db", replace=False)
+
+
+def test_whichever_statement_fails_on_postgresql_the_ledger_is_old_or_restored(
+    tmp_path: Path, pg: CallingThreadStore
+) -> None:
+    stage, there = busy_stage(), Stage(cast("InlineStore", pg))
+    back_up(stage, tmp_path / "backup.db")
+    put_back(there, tmp_path / "backup.db")
+    old = pg.snapshot()
+    with open_backup(tmp_path / "backup.db", origin=ORIGIN, public=KEY.public) as found:
+        steps = 0
+        while True:
+            try:
+                asyncio.run(
+                    restore(
+                        Failing(there.store, steps),
+                        found,
+                        now=LATER,
+                        operator=ADMIN,
+                        reason="",
+                        replace=True,
+                    )
+                )
+                break
+            except Cut:
+                assert pg.snapshot() == old
+                steps += 7
+    there.check()
+    assert there.see(epoch.current) == LATER // 1000

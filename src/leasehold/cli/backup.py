@@ -84,6 +84,11 @@ def _write_backup(file: Path, checkpoint: Checkpoint) -> None:
     multiple=True,
     help="A checkpoint that you or a witness kept: says what the backup lacks.",
 )
+@click.option(
+    "--other-history",
+    is_flag=True,
+    help="Restore a backup whose log contradicts a kept checkpoint, such as after a first restore.",
+)
 @click.option("--reason", default="restore", show_default=True, help="Goes into the audit log.")
 @click.option("--operator", default=FIRST_OPERATOR, show_default=True, help="Who restores.")
 @folder_option
@@ -92,6 +97,7 @@ def restore(
     file: Path,
     replace: bool,
     checkpoints: tuple[Path, ...],
+    other_history: bool,
     reason: str,
     operator: str,
     folder: Path,
@@ -107,6 +113,7 @@ def restore(
             reason=reason,
             checkpoints=[read_bytes(path).decode("utf-8", "replace") for path in checkpoints],
             replace=replace,
+            other_history=other_history,
         )
     )
     fields: dict[str, object] = {

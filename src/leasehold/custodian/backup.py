@@ -5,6 +5,7 @@ Spec: docs/spec/backup.md, U-1 and U-2. Refuses to know which database the ledge
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import tempfile
@@ -51,13 +52,10 @@ async def write_backup(
     is not sound, of which no backup is made.
     """
 
-    def act(tx: Tx) -> Checkpoint:
-        with _made(path, force=force) as made:
-            _fill(tx, made, origin=origin, key=key, now=now)
-            with open_backup(made, origin=origin, public=key.public) as backup:
-                return backup.checkpoint
-
-    return await store.read(act)
+    with _made(path, force=force) as made:
+        await store.read(lambda tx: _fill(tx, made, origin=origin, key=key, now=now))
+        # After the transaction: a database ends those that are idle for long.
+        return await asyncio.to_thread(_checkpoint_of, made, origin, key.public)
 
 
 async def keep_copy(store: Store, path: Path) -> None:
@@ -100,6 +98,11 @@ def open_backup(path: Path, *, origin: str, public: bytes) -> Iterator[Backup]:
         if head != (signed.size, signed.root):
             raise BadBackup(about="log", got=head[1], expected=signed.root)
         yield Backup(signed, taken, source.tx, source.tables)
+
+
+def _checkpoint_of(path: Path, origin: str, public: bytes) -> Checkpoint:
+    with open_backup(path, origin=origin, public=public) as backup:
+        return backup.checkpoint
 
 
 def check_ledger(tx: Tx) -> None:

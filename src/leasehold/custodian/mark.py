@@ -7,6 +7,7 @@ the mark back too: that only a checkpoint kept elsewhere shows. Spec: docs/spec/
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Final
 from leasehold.core import merkle
 from leasehold.core.crypto import SigningKey, is_equal
 from leasehold.core.encoding import b64
-from leasehold.custodian.ledger import audit
+from leasehold.custodian.ledger import audit, epoch
 from leasehold.custodian.ledger.notes import (
     Checkpoint,
     check_note,
@@ -26,10 +27,11 @@ from leasehold.custodian.ledger.notes import (
 from leasehold.custodian.log import Log, place_of
 from leasehold.custodian.settings import read_private, write_private
 from leasehold.custodian.store.port import Store, Tx
-from leasehold.errors import LeaseholdError, LedgerOld, Unproven
+from leasehold.errors import BadMessage, LeaseholdError, LedgerOld, Unproven
 
 KEEP_SECONDS: Final = 1.0
 RESTORE: Final = "epoch.restore"
+_EPOCH: Final = re.compile(r"epoch ([0-9]{1,18})\Z")
 
 
 class Stand(Enum):
@@ -41,8 +43,13 @@ class Stand(Enum):
     FORKED = auto()  # it begins with something else
 
 
-def stand(tx: Tx, signed: Checkpoint) -> Stand:
-    """Compare the log with a checkpoint; reads the log where it is longer. Raises BooksWrong."""
+def stand(tx: Tx, signed: Checkpoint, *, of_epoch: int | None = None) -> Stand:
+    """Compare the log with a checkpoint; reads the log where it is longer. Raises BooksWrong.
+
+    `of_epoch` is the epoch in which it was signed, where that is known: a restore to a later epoch gave
+    up whatever was signed before it beyond its own place in the log. No copy from before the checkpoint
+    knows a later epoch.
+    """
     size, root = audit.head(tx)
     if size > signed.size:
         root = _root_at(tx, signed.size)
@@ -50,8 +57,13 @@ def stand(tx: Tx, signed: Checkpoint) -> Stand:
         return Stand.EXTENDS
     named = {"size": signed.size, "root": b64(signed.root)}
     for _, entry in audit.read_all(tx):
-        given_up = entry.detail.get("given_up", ()) if entry.kind == RESTORE else ()
+        if entry.kind != RESTORE:
+            continue
+        given_up, later = entry.detail.get("given_up"), entry.detail.get("epoch")
         if isinstance(given_up, list) and named in given_up:
+            return Stand.GAVE_UP
+        is_later = of_epoch is not None and isinstance(later, int) and later > of_epoch
+        if is_later and signed.size > entry.index:
             return Stand.GAVE_UP
     return Stand.OLDER if size < signed.size else Stand.FORKED
 
@@ -82,17 +94,27 @@ class Mark:
     key: SigningKey
     _written: tuple[int, bytes] | None = None
 
-    def read(self) -> Checkpoint | None:
-        """What the file says, None where there is none. Raises as `read_checkpoint`, and FileTrouble."""
+    def read(self) -> tuple[Checkpoint, int] | None:
+        """The checkpoint and its epoch, None where there is no file.
+
+        Raises as `read_checkpoint`, and FileTrouble.
+        """
         if not self.path.exists():
             return None
         note = read_private(self.path).decode("utf-8", "replace")
-        return read_checkpoint(note, origin=self.origin, public=self.key.public)
+        signed = read_checkpoint(note, origin=self.origin, public=self.key.public)
+        found = _EPOCH.match(note.split("\n")[3])
+        if found is None:
+            raise BadMessage(about=self.path.name, expected="a fourth line: epoch NUMBER")
+        return signed, int(found[1])
 
     def check(self, tx: Tx) -> None:
         """U-6: raise LedgerOld unless the ledger's log begins with what was signed, or gave it up."""
-        signed = self.read()
-        if signed is None or stand(tx, signed) in (Stand.EXTENDS, Stand.GAVE_UP):
+        found = self.read()
+        if found is None:
+            return
+        signed, of_epoch = found
+        if stand(tx, signed, of_epoch=of_epoch) in (Stand.EXTENDS, Stand.GAVE_UP):
             return
         size, root = audit.head(tx)
         raise LedgerOld(
@@ -103,10 +125,10 @@ class Mark:
 
     async def write(self, store: Store) -> None:
         """Keep the log's head, if it is another than the last one. Raises StoreFailed, FileTrouble."""
-        size, root = head = await store.read(audit.head)
+        head, now = await store.read(lambda tx: (audit.head(tx), epoch.current(tx)))
         if head == self._written:
             return
-        text = checkpoint_text(Checkpoint(self.origin, size, root))
+        text = f"{checkpoint_text(Checkpoint(self.origin, *head))}epoch {now}\n"
         note = sign_note(text, name=self.origin, key=self.key)
         await asyncio.to_thread(write_private, self.path, note.encode(), replace=True)
         self._written = head

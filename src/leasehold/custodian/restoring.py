@@ -78,15 +78,18 @@ async def restore(
     reason: str,
     newer: Sequence[Checkpoint] = (),
     replace: bool = False,
+    other_history: bool = False,
 ) -> Restored:
     """U-4: empty the ledger, load the backup, run `epoch.restore`, in one transaction.
 
     `newer` are checkpoints of this log that somebody kept: each is either a beginning of the backup's
     log, or newer than the backup and then given up in the log by name. Raises Unproven where the backup
-    is of another history, AlreadyExists where the store is not empty and `replace` is not set,
-    NotPermitted, BadRequest, StoreFailed.
+    is of another history and `other_history` is not set, AlreadyExists where the store is not empty and
+    `replace` is not set, NotPermitted, BadRequest, StoreFailed.
     """
-    given_up = [signed for signed in newer if _is_newer(backup.tx, signed)]
+    given_up = [
+        signed for signed in newer if _is_newer(backup.tx, signed, other_history=other_history)
+    ]
 
     def act(tx: Tx) -> Restored:
         before = _look(tx, since=backup.checkpoint.size)
@@ -109,6 +112,7 @@ async def restore(
         check_ledger(tx)
         if stand(tx, backup.checkpoint) is not Stand.EXTENDS:
             raise BooksWrong(about="restored log", expected="a log that begins with the backup's")
+        tx.tell("")  # every replica looks at everything again
         size, _ = audit.head(tx)
         known = max(one.size for one in (backup.checkpoint, *lost))
         return Restored(new, size, backup.checkpoint.size, known, before.strict, kept)
@@ -122,18 +126,21 @@ def _check_replace(before: _Before, *, replace: bool) -> None:
         raise AlreadyExists(about="ledger", got=size, expected="an empty one, or --replace")
 
 
-def _is_newer(tx: Tx, signed: Checkpoint) -> bool:
+def _is_newer(tx: Tx, signed: Checkpoint, *, other_history: bool) -> bool:
     """Whether the backup lacks something that this checkpoint signed. Raises Unproven for a fork."""
     match stand(tx, signed):
         case Stand.EXTENDS | Stand.GAVE_UP:
             return False
         case Stand.OLDER:
             return True
+        case Stand.FORKED if other_history:
+            return True
         case Stand.FORKED:
             raise Unproven(
                 about="backup",
                 got="another history",
-                expected=f"a log that begins with the {signed.size} entries of a kept checkpoint",
+                expected=f"a log that begins with the {signed.size} entries of a kept checkpoint, "
+                "or --other-history",
             )
 
 
@@ -184,6 +191,7 @@ async def restore_folder(
     reason: str,
     checkpoints: Sequence[str] = (),
     replace: bool = False,
+    other_history: bool = False,
     open_store: Callable[[Path, str], Store] = open_store,
 ) -> tuple[Restored, Path | None]:
     """U-3: check everything, keep the old ledger aside, restore, sign the new mark.
@@ -201,9 +209,12 @@ async def restore_folder(
     ):
         newer = [read_checkpoint(text, origin=origin, public=public) for text in checkpoints]
         marked = mark.read()
-        newer += [] if marked is None else [marked]
+        if marked is not None:
+            signed, of_epoch = marked
+            if stand(found.tx, signed, of_epoch=of_epoch) is not Stand.GAVE_UP:
+                newer.append(signed)
         for signed in newer:
-            _is_newer(found.tx, signed)
+            _is_newer(found.tx, signed, other_history=other_history)
         aside = settings.folder / f"ledger-replaced-{_stamp(now)}.db"
         store = await _open(settings, aside, replace=replace, open_store=open_store)
         try:
@@ -215,6 +226,7 @@ async def restore_folder(
                 reason=reason,
                 newer=newer,
                 replace=replace,
+                other_history=other_history,
             )
             await mark.write(store)
         finally:
