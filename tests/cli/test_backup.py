@@ -74,6 +74,21 @@ def test_what_an_operator_decided_since_is_told(house: House, tmp_path: Path) ->
     assert '"reason":"first"' in told
 
 
+def test_an_old_or_lost_ledger_never_takes_a_good_backups_place(
+    house: House, tmp_path: Path
+) -> None:
+    """A job that backs up every night meets a ledger that is gone, and is made anew when it is opened."""
+    backup = tmp_path / "every-night.db"
+    serve(house, "ann", backup=backup)
+    good = backup.read_bytes()
+    for file in house.settings.folder.glob("ledger.db*"):
+        file.unlink()
+    assert "error [ledger_old]" in run(house, "backup", str(backup), "--force", code=3)
+    assert backup.read_bytes() == good
+    run(house, "restore", str(backup))
+    assert serve(house) == ["ann"]
+
+
 def test_refusals_have_their_codes(house: House, tmp_path: Path) -> None:
     backup, other = tmp_path / "monday.db", tmp_path / "other.db"
     serve(house, "ann", backup=backup)

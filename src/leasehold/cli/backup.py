@@ -17,6 +17,7 @@ from leasehold.custodian import restoring, settings
 from leasehold.custodian.backup import open_backup, write_backup
 from leasehold.custodian.ledger.audit import Entry
 from leasehold.custodian.ledger.notes import Checkpoint
+from leasehold.custodian.mark import Mark
 from leasehold.custodian.settings import FIRST_OPERATOR, Settings
 from leasehold.custodian.store.opening import open_store
 
@@ -50,6 +51,8 @@ def backup(*, file: Path, check: bool, force: bool, folder: Path) -> None:
 async def _back_up(found: Settings, file: Path, *, force: bool) -> Checkpoint:
     store = open_store(found.ledger, found.store)
     try:
+        # An old or empty ledger must never take a good backup's place.
+        await store.read(Mark(found.mark, found.origin, found.audit).check)
         return await write_backup(
             store, file, origin=found.origin, key=found.audit, now=_now(), force=force
         )
