@@ -27,6 +27,7 @@ from leasehold.custodian.ledger import (
     refunds,
     stops,
     sweeps,
+    tiles,
 )
 from leasehold.errors import BudgetExhausted, Conflict, LeaseholdError, LoanStopped, TooBusy
 
@@ -374,7 +375,7 @@ class LedgerMachine(RuleBasedStateMachine):
         size, root = self.stage.see(audit.head)
         if self.log:
             old_size, old_root = self.log[-1]
-            proof = self.stage.see(lambda tx: audit.consistency(tx, old_size=old_size))
+            proof = self.stage.see(lambda tx: tiles.Tree(tx).consistency(old_size))
             merkle.check_consistency(
                 old_size=old_size, old_head=old_root, size=size, head=root, proof=proof
             )

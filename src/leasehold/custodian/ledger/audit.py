@@ -117,14 +117,6 @@ def verify(leaves: Sequence[bytes], checkpoint: str, *, origin: str, public: byt
     return signed.size
 
 
-def consistency(tx: Tx, *, old_size: int) -> tuple[bytes, ...]:
-    """RFC 9162, 2.1.4: the proof that the log extends its first `old_size` entries. Reads the whole log."""
-    hashes = [merkle.leaf_hash(leaf) for leaf, _ in read_all(tx)]
-    if not 0 < old_size <= len(hashes):
-        raise Unproven(about="log size", got=old_size, expected=f"1 to {len(hashes)}")
-    return merkle.consistency_proof(hashes, old_size)
-
-
 def check_log(tx: Tx) -> None:
     """Recompute the whole tree from the leaves; raise BooksWrong where it is not the stored head."""
     size, stored = _stored_frontier(tx)

@@ -14,16 +14,21 @@ from leasehold.errors import NotPermitted
 
 
 class Role(StrEnum):
-    """`admin` may do all, `stopper` may stop and read, `viewer` may read."""
+    """`admin` may do all, `stopper` may stop and read, `viewer` may read.
+
+    `witness` sees hashes of the audit log, its checkpoints and proofs, and nothing of what they are over.
+    """
 
     ADMIN = "admin"
     STOPPER = "stopper"
     VIEWER = "viewer"
+    WITNESS = "witness"
 
 
 class Right(StrEnum):
     """What an act needs. Stopping is easy and granting hard (T56): a stopper cannot resume."""
 
+    HASHES = "see hashes"
     READ = "read"
     STOP = "stop"
     CHANGE = "change"
@@ -31,8 +36,9 @@ class Right(StrEnum):
 
 RIGHTS: Final = {
     Role.ADMIN: frozenset(Right),
-    Role.STOPPER: frozenset({Right.READ, Right.STOP}),
-    Role.VIEWER: frozenset({Right.READ}),
+    Role.STOPPER: frozenset({Right.HASHES, Right.READ, Right.STOP}),
+    Role.VIEWER: frozenset({Right.HASHES, Right.READ}),
+    Role.WITNESS: frozenset({Right.HASHES}),
 }
 
 
