@@ -313,6 +313,21 @@ def test_the_audit_log_is_listed_kept_and_verified(desk: Desk) -> None:
     desk.refused("bad_signature", 2, "audit", "verify", "--since", forged)
 
 
+def test_an_entry_is_proved_to_who_asks_nobody(desk: Desk) -> None:
+    """A-7."""
+    desk.lend()
+    file = desk.stage / "proof.json"
+    desk.run("audit", "prove", "1", "--out", str(file))
+    settings = desk.house.settings
+    words = ("audit", "check-proof", str(file), "--origin", settings.origin, "--key")
+    key = settings.audit.public.hex()
+    assert f"Entry 1 of 4 in {settings.origin}" in desk.run(*words, key)
+    desk.refused("bad_signature", 2, *words, "00" * 32)
+    file.write_bytes(file.read_bytes().replace(b'"index": 1', b'"index": 2'))
+    desk.refused("unproven", 3, *words, key)
+    desk.refused("not_found", 4, "audit", "prove", "99")
+
+
 def test_another_manifest_takes_over(desk: Desk) -> None:
     desk.lend()
     file = desk.file("next.toml", desk.house.make_manifest(name="next"))

@@ -10,19 +10,24 @@ from typing import Any
 import httpx2
 import pytest
 
+from leasehold.core import merkle
 from leasehold.core.crypto import sha256
 from leasehold.core.encoding import b64, from_json, to_json
 from leasehold.core.lease import LeasePolicy
 from leasehold.core.messages import MESSAGE_BYTES_MAX, Attest, Problem, Release
 from leasehold.core.tariff import PER_TOKEN
 from leasehold.core.units import DAY, Units
-from leasehold.custodian import desk, watch
-from leasehold.custodian.ledger import audit
+from leasehold.custodian import desk, tree, watch
+from leasehold.custodian.ledger import audit, consumers
+from leasehold.custodian.ledger.notes import check_note, parse_checkpoint
+from leasehold.custodian.ledger.operators import Role
 from leasehold.custodian.records import (
     AuditPage,
     CheckpointView,
+    ConsistencyView,
     GrantView,
     Hello,
+    InclusionView,
     InstanceView,
     LoanOrder,
     LoanView,
@@ -31,9 +36,11 @@ from leasehold.custodian.records import (
 from leasehold.custodian.release import read_header
 from leasehold.custodian.settings import Rules
 
-from .house import LOAN, MODEL, Guest, House, Office, challenge_over, peer_of_release
+from .house import ADMIN, LOAN, MODEL, Guest, House, Office, challenge_over, peer_of_release
 
-ENDPOINTS = [(method, path) for method, path, _ in (*desk.ENDPOINTS, *watch.ENDPOINTS)]
+ENDPOINTS = [
+    (method, path) for method, path, _ in (*desk.ENDPOINTS, *watch.ENDPOINTS, *tree.ENDPOINTS)
+]
 
 
 def code_of(answer: httpx2.Response) -> tuple[int, str]:
@@ -330,6 +337,49 @@ async def test_the_audit_log_can_be_verified_from_outside(office: Office) -> Non
     assert [entry.index for entry in page.entries] == list(range(page.size))
 
 
+async def test_a_witness_sees_hashes_and_nothing_else(office: Office) -> None:
+    """O-17."""
+    office.house.settings.operators["reg"] = Role.WITNESS  # type: ignore[index]
+    await office.custodian.change(
+        lambda tx, now: consumers.add_consumer(tx, now=now, operator=ADMIN, name="zoe")
+    )
+    async with office.client(office.stranger("reg")) as client:
+        note = (await client.get("/log/checkpoint")).text
+        signed = parse_checkpoint(
+            check_note(
+                note,
+                name=office.house.settings.origin,
+                public=office.house.settings.audit.public,
+            )
+        )
+        tile = (await client.get(f"/log/tile/0/000.p/{signed.size}")).content
+        view = from_json((await client.get("/log/consistency?old=2")).content, ConsistencyView)
+        entry = from_json((await client.get("/log/inclusion?index=1")).content, InclusionView)
+        for path, expected in (
+            (f"/log/tile/entries/000.p/{signed.size}", (403, "not_permitted")),
+            ("/operator/audit", (403, "not_permitted")),
+            ("/operator/loans", (403, "not_permitted")),
+            (f"/log/tile/0/000.p/{signed.size + 1}", (404, "not_found")),
+            ("/log/tile/0/0", (404, "not_found")),
+            ("/log/inclusion?index=99", (404, "not_found")),
+            ("/log/inclusion?index=x", (400, "invalid_request")),
+            ("/log/consistency?old=0", (404, "not_found")),
+            ("/log/consistency?old=1&size=99", (404, "not_found")),
+        ):
+            assert code_of(await client.get(path)) == expected, path
+    hashes = [tile[at : at + 32] for at in range(0, len(tile), 32)]
+    assert merkle.root(hashes) == signed.root
+    assert entry.checkpoint == view.checkpoint == note
+    merkle.check_consistency(
+        old_size=2,
+        old_head=merkle.root(hashes[:2]),
+        size=view.size,
+        head=signed.root,
+        proof=view.proof,
+    )
+    merkle.check_inclusion(hashes[1], index=1, size=entry.size, proof=entry.proof, head=signed.root)
+
+
 # Sealed models -----------------------------------------------------------------------------------
 
 
@@ -407,5 +457,5 @@ async def test_a_model_whose_file_is_gone_is_said(office: Office, digest: str) -
 
 def test_the_specification_lists_every_endpoint() -> None:
     page = (Path(__file__).parents[2] / "docs" / "spec" / "custodian-api.md").read_text()
-    listed = re.findall(r"^\| ([A-Z]+) \| `(/operator/[^`]*)` \|", page, re.MULTILINE)
+    listed = re.findall(r"^\| ([A-Z]+) \| `(/(?:operator|log)/[^`]*)` \|", page, re.MULTILINE)
     assert sorted(listed) == sorted(ENDPOINTS)

@@ -8,9 +8,16 @@ import click
 
 from leasehold.cli import output
 from leasehold.cli.access import Access, as_json, read_bytes, with_access, write_bytes
-from leasehold.core.encoding import to_json, unhex
+from leasehold.core.encoding import from_json, to_json, unhex
 from leasehold.custodian.ledger import audit
-from leasehold.custodian.records import ENTRIES_MAX, AuditPage, CheckpointView, Hello
+from leasehold.custodian.ledger.proofs import Proof, check_proof
+from leasehold.custodian.records import (
+    ENTRIES_MAX,
+    AuditPage,
+    CheckpointView,
+    Hello,
+    InclusionView,
+)
 
 _PATH = "/operator/audit"
 _DETAIL_CHARS_MAX = 200
@@ -84,6 +91,34 @@ def verify(access: Access, *, since: Path | None, key: str | None, origin: str |
         text = read_bytes(since).decode("utf-8", "replace")
         kept = audit.verify(leaves, text, origin=name, public=public)
         click.echo(f"The first {kept} are the ones that {since} signed.")
+
+
+@command.command()
+@click.argument("entry", type=click.IntRange(0))
+@click.option("--out", type=click.Path(path_type=Path), help="Default: standard output.")
+@with_access
+def prove(access: Access, *, entry: int, out: Path | None) -> None:
+    """Write the proof that ENTRY is in the log: the entry, hashes, a checkpoint. Anybody can check it."""
+    found = access.get("/log/inclusion", InclusionView, index=entry)
+    (leaf,) = access.get(_PATH, AuditPage, start=entry, count=1).leaves
+    hello = access.get("/operator/hello", Hello)
+    proof = Proof(entry, leaf, found.proof, found.checkpoint)
+    check_proof(proof, origin=hello.origin, public=bytes.fromhex(hello.audit_key))
+    write_bytes(out, output.encode_json(proof))
+
+
+@command.command("check-proof")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--key", required=True, metavar="HEX", help="The audit key.")
+@click.option("--origin", required=True, help="The log's name.")
+def check_proof_(file: Path, *, key: str, origin: str) -> None:
+    """Check a FILE that `prove` wrote, without asking anybody."""
+    proof = from_json(read_bytes(file), Proof)
+    public = unhex(key, about="audit key", size=32)
+    size = check_proof(proof, origin=origin, public=public)
+    entry = from_json(proof.leaf, audit.Entry)
+    click.echo(f"Entry {entry.index} of {size} in {origin}, {output.utc(entry.at)}:")
+    click.echo(f"{entry.actor} {entry.kind} {_brief(entry.detail)}")
 
 
 def fetch_log(access: Access) -> list[bytes]:

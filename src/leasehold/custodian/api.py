@@ -22,7 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from leasehold.core.encoding import from_json, to_json
 from leasehold.core.messages import MESSAGE_BYTES_MAX, Attest, Problem
 from leasehold.core.units import SECOND
-from leasehold.custodian import desk, watch
+from leasehold.custodian import desk, tree, watch
 from leasehold.custodian.channel import Bucket, SocketChannel, attend
 from leasehold.custodian.desk import Call, Desk, Handler
 from leasehold.custodian.ledger.operators import Operator, Right, check_right
@@ -110,13 +110,13 @@ class _Api:
 
     # Operators -------------------------------------------------------------------------------------
 
-    def operators(self, handler: Handler) -> Endpoint:
-        """O-1, O-2: an endpoint that only operators reach; reading needs the right to read."""
+    def operators(self, handler: Handler, right: Right = Right.READ) -> Endpoint:
+        """O-1, O-2: an endpoint that only operators reach; to GET needs `right`."""
 
         async def endpoint(request: Request) -> Response:
             operator = self._operator(request)
             if request.method == "GET":
-                check_right(operator, Right.READ)
+                check_right(operator, right)
             body = b"" if request.method == "GET" else await read_body(request)
             query = dict(request.query_params)
             call = Call(operator, request.path_params, query, body)
@@ -190,6 +190,8 @@ def build(desk_: Desk, log: Log) -> Starlette:
     ]
     for method, path, handler in (*desk.ENDPOINTS, *watch.ENDPOINTS):
         routes.append(Route(path, api.operators(handler), methods=[method]))
+    for method, path, handler in tree.ENDPOINTS:
+        routes.append(Route(path, api.operators(handler, Right.HASHES), methods=[method]))
     return Starlette(
         routes=routes,
         exception_handlers={
@@ -217,7 +219,10 @@ async def read_body(request: Request) -> bytes:
 
 
 def _answer(value: object) -> Response:
-    return Response(to_json(value), media_type=_JSON, headers={"cache-control": "no-store"})
+    headers = {"cache-control": "no-store"}
+    if isinstance(value, tree.Plain):
+        return Response(value.body, media_type=value.kind, headers=headers)
+    return Response(to_json(value), media_type=_JSON, headers=headers)
 
 
 def _problem(refusal: LeaseholdError, *, status: int | None = None) -> Response:

@@ -293,6 +293,24 @@ class CheckpointView(_Record, frozen=True):
     checkpoint: str
 
 
+class InclusionView(_Record, frozen=True):
+    """The hashes from an entry up to the root of `size` entries; a checkpoint of just these, if fresh."""
+
+    index: int
+    size: int
+    proof: tuple[bytes, ...]
+    checkpoint: str
+
+
+class ConsistencyView(_Record, frozen=True):
+    """The hashes that show `size` entries to extend the first `old`; a checkpoint of these, if fresh."""
+
+    old: int
+    size: int
+    proof: tuple[bytes, ...]
+    checkpoint: str
+
+
 class _FindingPart(msgspec.Struct, frozen=True):
     text: str
 

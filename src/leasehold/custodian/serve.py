@@ -30,6 +30,7 @@ from leasehold.custodian.replicas import relay
 from leasehold.custodian.service import Custodian
 from leasehold.custodian.settings import CLOCK_SKEW, Place, Settings
 from leasehold.custodian.store.opening import open_store
+from leasehold.custodian.tree import keep_tiles
 from leasehold.custodian.verifying import Verifying
 from leasehold.errors import LeaseholdError
 from leasehold.net.certificates import Validity, issue_server
@@ -102,6 +103,7 @@ async def _running(settings: Settings, *, log: Log, clock: Clock | None) -> Asyn
                 _sweep(custodian, log),
                 mark.keep(store, log),
                 relay(custodian, log),
+                keep_tiles(store, log),
                 keeper.watch(),
                 keeper.refresh(),
             )

@@ -116,13 +116,13 @@ class Tree:
             found = audit.leaves(self._tx, start=first, count=WIDTH)
             return [merkle.leaf_hash(leaf) for leaf in found]
         stop = min(first + WIDTH, self._log >> _HEIGHT * level)
-        roots: dict[int, bytes] = dict(
-            (row[0], row[1])
+        roots: dict[int, bytes] = {
+            row[0]: row[1]
             for row in self._tx.execute(
                 "SELECT number, root FROM log_tiles WHERE level = ? AND number >= ? AND number < ?",
                 (level - 1, first, stop),
             )
-        )
+        }
         return [
             roots.get(below) or merkle.root(self._hashes(level - 1, below))
             for below in range(first, stop)
