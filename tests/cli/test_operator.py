@@ -37,6 +37,7 @@ from leasehold.core.units import Instant, Units
 from leasehold.custodian.ledger import instances, loans
 from leasehold.custodian.serve import Running, running
 from leasehold.custodian.settings import Place
+from leasehold.custodian.witness import check_cosignature
 from leasehold.errors import ChannelClosed
 
 T = TypeVar("T")
@@ -326,6 +327,30 @@ def test_an_entry_is_proved_to_who_asks_nobody(desk: Desk) -> None:
     file.write_bytes(file.read_bytes().replace(b'"index": 1', b'"index": 2'))
     desk.refused("unproven", 3, *words, key)
     desk.refused("not_found", 4, "audit", "prove", "99")
+
+
+def test_a_witness_follows_the_log_and_refuses_another(desk: Desk) -> None:
+    """W-1 to W-3, by command."""
+    desk.lend()
+    key, state, out = (str(desk.stage / name) for name in ("w.key", "w.state", "w.note"))
+    shown = desk.run("witness", "init", key)
+    settings = desk.house.settings
+    words = ["witness", "check", "--state", state, "--key", key, "--name", "reg.example/w"]
+    words += ["--origin", settings.origin, "--log-key", settings.audit.public.hex(), "--out", out]
+    desk.run(*words)
+    desk.run("consumer", "add", "bob")
+    desk.run(*words)
+    note = Path(out).read_text()
+    public = bytes.fromhex(shown.split("public key: ")[1].split()[0])
+    assert check_cosignature(note, name="reg.example/w", public=public)
+    assert "\n5\n" in note
+    desk.run("audit", "verify", "--since", out)
+    kept = Path(state).read_bytes()
+    seen = json.loads(kept)
+    for size in (4, 99):
+        seen[settings.origin]["size"] = size
+        Path(state).write_bytes(json.dumps(seen).encode())
+        desk.refused("unproven", 3, *words)
 
 
 def test_another_manifest_takes_over(desk: Desk) -> None:

@@ -90,6 +90,9 @@ COMMANDS: Final[Mapping[str, Entry]] = {
         "leasehold.cli.receipts:command", "Check receipts against the ledger.", "custodian"
     ),
     "enclave": Entry("leasehold.cli.enclave:command", "Run an enclave (the borrower).", "enclave"),
+    "witness": Entry(
+        "leasehold.cli.witness:command", "Watch a custodian's audit log for others.", "custodian"
+    ),
     "audit": Entry("leasehold.cli.audit:command", "Check the custodian's audit log.", "custodian"),
 }
 
