@@ -345,6 +345,19 @@ def test_a_witness_follows_the_log_and_refuses_another(desk: Desk) -> None:
     assert check_cosignature(note, name="reg.example/w", public=public)
     assert "\n5\n" in note
     desk.run("audit", "verify", "--since", out)
+    log = str(desk.stage / "log")
+    desk.run("audit", "export", log)
+    words2 = ["audit", "replay", log, "--checkpoint", out, "--origin", settings.origin]
+    words2 += ["--key", settings.audit.public.hex(), "--witness"]
+    good = f"reg.example/w={public.hex()}"
+    assert f"loan {LOAN}" in desk.run(*words2, good)
+    desk.refused("bad_signature", 2, *words2, f"reg.example/w={'00' * 32}")
+    desk.refused("unproven", 3, *words2, good, "--quorum", "2")
+    whole = Path(log).read_bytes()
+    Path(log).write_bytes(whole.replace(b'"bob"', b'"eve"'))
+    desk.refused("unproven", 3, *words2, good)
+    Path(log).write_bytes(b"\n".join(whole.splitlines()[:-1]))
+    desk.refused("unproven", 3, *words2, good)
     kept = Path(state).read_bytes()
     seen = json.loads(kept)
     for size in (4, 99):

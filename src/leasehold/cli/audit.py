@@ -10,6 +10,7 @@ from leasehold.cli import output
 from leasehold.cli.access import Access, as_json, read_bytes, with_access, write_bytes
 from leasehold.core.encoding import from_json, to_json, unhex
 from leasehold.custodian.ledger import audit
+from leasehold.custodian.ledger.books import replay_entries
 from leasehold.custodian.ledger.proofs import Proof, check_proof
 from leasehold.custodian.records import (
     ENTRIES_MAX,
@@ -18,6 +19,7 @@ from leasehold.custodian.records import (
     Hello,
     InclusionView,
 )
+from leasehold.custodian.witness import check_quorum
 
 _PATH = "/operator/audit"
 _DETAIL_CHARS_MAX = 200
@@ -119,6 +121,37 @@ def check_proof_(file: Path, *, key: str, origin: str) -> None:
     entry = from_json(proof.leaf, audit.Entry)
     click.echo(f"Entry {entry.index} of {size} in {origin}, {output.utc(entry.at)}:")
     click.echo(f"{entry.actor} {entry.kind} {_brief(entry.detail)}")
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--checkpoint", "note", required=True, type=click.Path(path_type=Path))
+@click.option("--key", required=True, metavar="HEX", help="The audit key.")
+@click.option("--origin", required=True, help="The log's name.")
+@click.option("--witness", "witnesses", multiple=True, metavar="NAME=HEX", help="Repeat for more.")
+@click.option("--quorum", type=click.IntRange(1), help="So many must have cosigned; default: all.")
+def replay(
+    file: Path, *, note: Path, key: str, origin: str, witnesses: tuple[str, ...], quorum: int | None
+) -> None:
+    """Check an exported log against a checkpoint and its witnesses, and compute the ledger from it.
+
+    Nobody is asked. Every account is within its budget after every entry, or the entry is named.
+    """
+    text = read_bytes(note).decode("utf-8", "replace")
+    lines = read_bytes(file).removesuffix(b"\n").split(b"\n")
+    public = unhex(key, about="audit key", size=32)
+    size = audit.verify(lines, text, origin=origin, public=public)
+    check_quorum(text, witnesses, quorum)
+    found = replay_entries(from_json(leaf, audit.Entry) for leaf in lines[:size])
+    output.write_rows(
+        f"The ledger after {size} entries",
+        ("account", "granted", "outstanding", "settled", "written off"),
+        [
+            (" ".join(name), one.granted, one.outstanding, one.settled, one.written_off)
+            for name, one in sorted(found.accounts.items())
+        ],
+    )
+    output.write_note(f"{size} entries fit the checkpoint of {origin}; {len(witnesses)} witnesses.")
 
 
 def fetch_log(access: Access) -> list[bytes]:

@@ -16,7 +16,7 @@ import msgspec
 
 from leasehold.core import merkle
 from leasehold.core.crypto import SigningKey, check_signature, is_equal, sha256
-from leasehold.core.encoding import b64, from_json, to_json, unb64
+from leasehold.core.encoding import b64, from_json, to_json, unb64, unhex
 from leasehold.core.units import SECOND, Instant
 from leasehold.custodian.ledger.notes import Checkpoint, check_note, parse_checkpoint
 from leasehold.custodian.settings import read_private, write_private
@@ -82,6 +82,24 @@ def check_cosignature(note: str, *, name: str, public: bytes) -> Instant:
         check_signature(public, _message(note, seconds), packed[12:])
         return Instant(seconds * SECOND)
     raise BadSignature(about="checkpoint", expected=f"a cosignature of {name}")
+
+
+def check_quorum(note: str, witnesses: Sequence[str], quorum: int | None) -> None:
+    """W-4: at least `quorum` of these (`NAME=HEX`; None is all) have cosigned the note.
+
+    Raises BadMessage, BadSignature, Unproven.
+    """
+    keys = dict(one.rpartition("=")[::2] for one in witnesses)
+    need, count = len(keys) if quorum is None else quorum, 0
+    for name, key in keys.items():
+        try:
+            check_cosignature(note, name=name, public=unhex(key, about="witness", size=32))
+            count += 1
+        except BadSignature:
+            if quorum is None:
+                raise
+    if count < need:
+        raise Unproven(about="witnesses", got=count, expected=f">= {need}")
 
 
 def key_id(name: str, public: bytes) -> bytes:

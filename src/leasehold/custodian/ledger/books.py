@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from leasehold.core.lease import Account
@@ -71,12 +71,7 @@ def check_replay(tx: Tx) -> None:
 
     Raises BooksWrong.
     """
-    replay = _Replay()
-    for _, entry in read_all(tx):
-        try:
-            replay.step(entry)
-        except (BudgetExhausted, Conflict, KeyError) as cause:
-            raise BooksWrong(about=f"log entry {entry.index}", got=str(cause)) from cause
+    replay = replay_entries(entry for _, entry in read_all(tx))
     accounts = _accounts(tx)
     for name in accounts.keys() | replay.accounts.keys():
         _compare(name, got=accounts.get(name), expected=replay.accounts.get(name))
@@ -91,7 +86,18 @@ def check_replay(tx: Tx) -> None:
     _compare("refunds", got=refunded, expected=replay.refunded)
 
 
-class _Replay:
+def replay_entries(entries: Iterable[Entry]) -> Replay:
+    """The ledger that a log tells, without a database. Raises BooksWrong where an entry cannot be."""
+    replay = Replay()
+    for entry in entries:
+        try:
+            replay.step(entry)
+        except (BudgetExhausted, Conflict, KeyError, TypeError, ValueError) as cause:
+            raise BooksWrong(about=f"log entry {entry.index}", got=str(cause)) from cause
+    return replay
+
+
+class Replay:
     """The ledger as the log alone tells it."""
 
     def __init__(self) -> None:
