@@ -103,9 +103,10 @@ def test_every_change_needs_the_right_and_leaves_an_entry(kind: str) -> None:
 
 def test_roles() -> None:
     assert {role: sorted(rights) for role, rights in RIGHTS.items()} == {
-        Role.ADMIN: [Right.CHANGE, Right.READ, Right.STOP],
-        Role.STOPPER: [Right.READ, Right.STOP],
-        Role.VIEWER: [Right.READ],
+        Role.ADMIN: [Right.CHANGE, Right.READ, Right.HASHES, Right.STOP],
+        Role.STOPPER: [Right.READ, Right.HASHES, Right.STOP],
+        Role.VIEWER: [Right.READ, Right.HASHES],
+        Role.WITNESS: [Right.HASHES],
     }
     check_right(VIEWER, Right.READ)
     with pytest.raises(NotPermitted):
