@@ -56,6 +56,9 @@ simulate: $(STAMP)  ## live simulated days of bad luck: make simulate [SEEDS=n]
 simulate-planted: $(STAMP)  ## plant mistakes into the code and see that they are found
 	$(BIN)/python -m tools.planted
 
+crash: $(STAMP)  ## crash at every write of the ledger's files, and recover
+	$(BIN)/python -m tools.crash
+
 docs: $(STAMP)  ## write the generated pages again
 	$(BIN)/python tools/errors_doc.py
 
@@ -65,4 +68,4 @@ bench: $(STAMP)  ## measure beside a peer or floor in the same run: make bench [
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) demo-run .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help setup lock check test demo tcb evidence fuzz simulate simulate-planted docs bench clean
+.PHONY: help setup lock check test demo tcb evidence fuzz simulate simulate-planted crash docs bench clean

@@ -62,11 +62,12 @@ def connect(
     """Open a database for any one thread at a time. Raises StoreFailed.
 
     WAL with synchronous=FULL: a commit is on disk when it returns. `busy` is how many milliseconds to
-    wait for another process's lock.
+    wait for another process's lock. A text that begins with `file:` is a URI of SQLite's.
     """
     try:
         connection = sqlite3.connect(
             path,
+            uri=str(path).startswith("file:"),
             isolation_level=None,
             check_same_thread=False,
             cached_statements=_STATEMENTS_CACHED,
@@ -79,6 +80,20 @@ def connect(
     except sqlite3.Error as cause:
         raise store_failed(cause) from cause
     return connection
+
+
+def settle(connection: sqlite3.Connection) -> bool:
+    """L-12: move all of the write-ahead log into the database and begin it anew; False where others use it.
+
+    After a sync that failed, the system may have forgotten pages that it still shows: what is built on
+    them would be gone with the power. The database's own pages are written and synced again by this.
+    Raises StoreFailed.
+    """
+    try:
+        busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    except sqlite3.Error as cause:
+        raise store_failed(cause) from cause
+    return not busy
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -106,12 +106,15 @@ class GroupWriter:
         going = True
         while going:
             jobs, going = self._gather()
-            try:
-                outcomes = self._commit(jobs) if jobs else []
-            except StoreFailed as failure:
-                outcomes = [
-                    Outcome(StoreFailed(about=failure.about, got=failure.got)) for _ in jobs
-                ]
+            with Outcome() as group:
+                group.value = self._commit(jobs) if jobs else []
+            failure = group.error
+            if isinstance(failure, StoreFailed):
+                outcomes = [Outcome(failure.again()) for _ in jobs]
+            elif failure is not None:  # a mistake of ours: its callers hear of it, and others go on
+                outcomes = [Outcome(failure) for _ in jobs]
+            else:
+                outcomes = group.value
             _deliver(jobs, outcomes)
 
     def _gather(self) -> tuple[list[Job], bool]:

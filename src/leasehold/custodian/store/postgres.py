@@ -33,6 +33,7 @@ from leasehold.custodian.store.port import Tx
 from leasehold.errors import StoreFailed
 
 T = TypeVar("T")
+Connecting = Callable[[str], Connection]
 
 READERS: Final = 2
 LISTEN_SECONDS: Final = 0.5  # how soon a listener sees that it is to end
@@ -42,8 +43,8 @@ LISTEN_AGAIN_SECONDS: Final = 0.5
 class PostgresStore:
     """A `Store` in a PostgreSQL database. Any number of processes may open it."""
 
-    def __init__(self, url: str, connection: Connection) -> None:
-        self._url = url
+    def __init__(self, url: str, connection: Connection, connecting: Connecting) -> None:
+        self._url, self._connecting = url, connecting
         self._connection: Connection | None = connection
         self._replica = secrets.token_hex(8)
         self._group = GroupWriter(self._commit, name="ledger-writer")
@@ -53,15 +54,18 @@ class PostgresStore:
         self._listener: threading.Thread | None = None
 
     @classmethod
-    def open(cls, url: str) -> PostgresStore:
-        """Connect, bring the schema up to date, start the writer. Raises StoreFailed, BadSetting."""
-        connection = connect(url)
+    def open(cls, url: str, *, connecting: Connecting = connect) -> PostgresStore:
+        """Connect, bring the schema up to date, start the writer. Raises StoreFailed, BadSetting.
+
+        `connecting` makes the writer's connections.
+        """
+        connection = connecting(url)
         try:
             migrate(connection)
         except StoreFailed:
             connection.close()
             raise
-        store = cls(url, connection)
+        store = cls(url, connection, connecting)
         store._group.start()
         return store
 
@@ -124,7 +128,7 @@ class PostgresStore:
     def _commit(self, jobs: list[Job]) -> list[Outcome]:
         """Run a group in one transaction. Raises StoreFailed; what became of it is then unknown."""
         if self._connection is None or self._connection.closed:
-            self._connection = connect(self._url)
+            self._connection = self._connecting(self._url)
         connection = self._connection
         try:
             connection.execute("BEGIN")

@@ -18,6 +18,7 @@ from leasehold.custodian.store.connection import (
     is_harmless,
     is_world,
     migrate,
+    settle,
     store_failed,
 )
 from leasehold.custodian.store.group import GroupWriter, Job, Outcome
@@ -25,6 +26,7 @@ from leasehold.custodian.store.port import Tx
 from leasehold.errors import StoreFailed
 
 T = TypeVar("T")
+Connecting = Callable[..., sqlite3.Connection]
 
 READERS: Final = 2
 BUSY: Final = Duration(2 * SECOND)  # another process, such as a backup, may hold the lock this long
@@ -33,8 +35,14 @@ BUSY: Final = Duration(2 * SECOND)  # another process, such as a backup, may hol
 class SqliteStore:
     """A `Store` in one file. Several processes may open it; each is safe, one is fast."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, busy: Duration) -> None:
-        self._path, self._busy = path, busy
+    def __init__(
+        self,
+        path: Path | str,
+        connection: sqlite3.Connection,
+        busy: Duration,
+        connecting: Connecting,
+    ) -> None:
+        self._path, self._busy, self._connecting = path, busy, connecting
         self._connection: sqlite3.Connection | None = connection
         self._group = GroupWriter(self._commit, name="ledger-writer")
         self._local = threading.local()
@@ -42,11 +50,17 @@ class SqliteStore:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ledger-reader")
 
     @classmethod
-    def open(cls, path: Path, *, busy: Duration = BUSY) -> SqliteStore:
-        """Open or create the file, bring its schema up to date, start the writer. Raises StoreFailed."""
-        connection = connect(path, busy=busy)
+    def open(
+        cls, path: Path | str, *, busy: Duration = BUSY, connecting: Connecting = connect
+    ) -> SqliteStore:
+        """Open or create the file, bring its schema up to date, start the writer. Raises StoreFailed.
+
+        `connecting` makes the writer's connections.
+        """
+        connection = connecting(path, busy=busy)
+        settle(connection)
         migrate(connection)
-        store = cls(path, connection, busy)
+        store = cls(path, connection, busy, connecting)
         store._group.start()
         return store
 
@@ -99,9 +113,7 @@ class SqliteStore:
 
     def _commit(self, jobs: list[Job]) -> list[Outcome]:
         """Run a group in one transaction. Raises StoreFailed, and then none of it happened."""
-        if self._connection is None:
-            self._connection = connect(self._path, busy=self._busy)
-        connection = self._connection
+        connection = self._connection or self._reconnect()
         try:
             connection.execute("BEGIN IMMEDIATE")
             tx = SqliteTx(connection)
@@ -111,6 +123,18 @@ class SqliteStore:
             self._abandon(connection, cause)
             raise store_failed(cause) from cause
         return outcomes
+
+    def _reconnect(self) -> sqlite3.Connection:
+        """L-12: a new connection after an I/O error, with nothing left that only seems to be written."""
+        connection = self._connecting(self._path, busy=self._busy)
+        try:
+            if not settle(connection):
+                raise StoreFailed(about="SQLite", got="a log in use after an I/O error")
+        except StoreFailed:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
 
     def _abandon(self, connection: sqlite3.Connection, cause: sqlite3.Error) -> None:
         """Undo a group; after an I/O error start over with a new connection, which reads the file afresh."""

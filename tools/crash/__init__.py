@@ -1,0 +1,1 @@
+"""Crashes at every write of the ledger's files, and what comes back after each (docs/spec/crashes.md)."""
