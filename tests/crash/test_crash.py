@@ -13,7 +13,7 @@ from tools.crash.acts import course
 from tools.crash.check import Check, Lost, content, ledgers
 from tools.crash.client import Scissors, When, cut_everywhere, cuttable, fail_postgres, fail_sqlite
 from tools.crash.recorder import Kind, Op, Recorder
-from tools.crash.run import crash_everywhere, fail_everywhere
+from tools.crash.run import KILLED, crash_everywhere, fail_everywhere
 from tools.crash.states import Loss, after
 from tools.postgres import Server
 
@@ -82,7 +82,7 @@ async def test_a_connection_lost_at_any_statement_leaves_whole_acts(
 # The tester can fail ---------------------------------------------------------------------------------
 
 
-def unsynced(path: Path | str) -> Store:
+def unsynced(path: Path | str, **more: Any) -> Store:
     """A store that does not wait for its disk."""
 
     def connecting(where: Path | str, busy: Any) -> Any:
@@ -90,7 +90,7 @@ def unsynced(path: Path | str) -> Store:
         made.execute("PRAGMA synchronous = OFF")
         return made
 
-    return SqliteStore.open(path, connecting=connecting)
+    return SqliteStore.open(path, connecting=connecting, **more)
 
 
 class Hasty(SqliteStore):
@@ -103,14 +103,14 @@ class Hasty(SqliteStore):
         self.__dict__.setdefault("later", []).append(later)
 
 
-def hasty(path: Path | str) -> Store:
+def hasty(path: Path | str, **more: Any) -> Store:
     """See `Hasty`."""
-    return Hasty.open(path)
+    return Hasty.open(path, **more)
 
 
 @pytest.mark.parametrize(("careless", "share"), [(unsynced, 0.02), (hasty, 1.0)])
 async def test_a_careless_store_is_found_out(
-    careless: Callable[[Path | str], Store], share: float, recorder: Recorder, tmp_path: Path
+    careless: Callable[..., Store], share: float, recorder: Recorder, tmp_path: Path
 ) -> None:
     result = await crash_everywhere(recorder, tmp_path, share=share, open_store=careless)
     assert any("acts are there" in one for one in result.lost)
@@ -145,13 +145,15 @@ async def test_without_settling_a_failed_sync_would_lose_what_came_after(
     recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """L-12 is needed: with it switched off, the same failures lose acknowledged acts."""
-    monkeypatch.setattr("leasehold.custodian.store.sqlite.settle", lambda _connection: True)
+    monkeypatch.setattr("leasehold.custodian.store.sqlite.settle", lambda *_: None)
     lost: list[str] = []
     for seed in (0, 2, 3):
         place = tmp_path / str(seed)
         place.mkdir()
         try:
-            lost += (await fail_everywhere(recorder, place, share=0.02, seed=seed))[0].lost
+            lost += (
+                await fail_everywhere(recorder, place, share=0.1, seed=seed, failures=[KILLED])
+            )[0].lost
         except (Lost, StoreFailed) as failure:  # not even the next act could be recorded
             lost.append(str(failure))
     assert lost

@@ -11,7 +11,6 @@ from random import Random
 from typing import Any, TypeVar, cast
 
 import pytest
-from tests.custodian.databases import CallingThreadStore, new_database
 from tests.custodian.house import Events, House, listen_anywhere
 from tests.custodian.ledger.stage import ADMIN, START, STOPPER, VIEWER, Stage, key_hash, ready
 from tools.postgres import Server
@@ -50,6 +49,7 @@ from leasehold.errors import (
     Unproven,
 )
 
+from .databases import CallingThreadStore, new_database
 from .vault import KEY, LATER, ORIGIN, back_up, busy_stage, checkpoint_of, put_back, rows
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ async def main(folder: Path) -> int:
     """All of it."""
     recorder, started = Recorder.install(), time.monotonic()
     lost = _tell("crashes", await crash_everywhere(recorder, _new(folder, "crashes")))
-    failed, refused = await fail_everywhere(recorder, _new(folder, "failures"), share=1.0)
+    failed, refused = await fail_everywhere(recorder, _new(folder, "failures"), share=0.25)
     print(f"{refused:,} acts refused because a write or sync failed; none was there in part")
     lost += _tell("crashes after failures", failed)
     acts = [act for _, act in course()]

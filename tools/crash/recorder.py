@@ -16,6 +16,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
+from leasehold.custodian.store.connection import rewrite_log
+
 NAME: Final = "recorded"
 OK: Final = 0
 
@@ -118,6 +120,14 @@ class Recorder:
     def url(self, path: Path) -> str:
         """What to open instead of `path`."""
         return f"file:{path}?vfs={NAME}"
+
+    def rewrite(self, url: Path | str) -> None:
+        """What a store does to its log that goes past SQLite: done, and seen."""
+        path = Path(str(url).removeprefix("file:").partition("?")[0])
+        rewrite_log(path)
+        log = path.with_name(path.name + "-wal")
+        if log.exists():
+            self.ops += [Op(Kind.WRITE, log.name, 0, log.read_bytes()), Op(Kind.SYNC, log.name)]
 
     def start(self, judge: Callable[[Op], int] = _nothing) -> None:
         """Forget what was seen."""

@@ -6,7 +6,7 @@ import asyncio
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,11 +19,32 @@ from tools.crash.recorder import OK, Kind, Op, Recorder
 from tools.crash.states import Files, Loss, after
 
 LEDGER = "ledger.db"
+AGAIN = "again"
+Opening = Callable[..., Store]
 CHECKPOINT_PAGES = 12  # so that a course has many, and crashes fall into them
 GROUPS = (1, 5)  # acts handed in at once
+SOON_STEPS = 100  # until the log of writes has begun anew
 CRASHES_AFTER = 6  # for each failure
-# sqlite3.h: SQLITE_FULL, SQLITE_IOERR_WRITE, SQLITE_READONLY; SQLITE_IOERR_FSYNC
-FAILURES = ((Kind.WRITE, 13), (Kind.WRITE, 778), (Kind.WRITE, 8), (Kind.SYNC, 1034))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A kind of step that fails with an SQLite code (sqlite3.h); with `kill` the process dies of it."""
+
+    name: str
+    kind: Kind
+    code: int
+    kill: bool = False
+
+
+KILLED = Failure("fsync-and-kill", Kind.SYNC, 1034, kill=True)
+FAILURES = (
+    Failure("full", Kind.WRITE, 13),
+    Failure("write", Kind.WRITE, 778),
+    Failure("read-only", Kind.WRITE, 8),
+    Failure("fsync", Kind.SYNC, 1034),
+    KILLED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +54,14 @@ class Recorded:
     ops: list[Op]
     begun: list[int]
     acknowledged: list[int]
+
+    def soon(self, luck: random.Random) -> int:
+        """A number of steps not long after the first that failed, or any where none is known."""
+        failed = (at for at, op in enumerate(self.ops) if op.kind is Kind.FAILED_SYNC)
+        first = next(failed, None)
+        if first is None:
+            return luck.randint(0, len(self.ops))
+        return luck.randint(first, min(first + SOON_STEPS, len(self.ops)))
 
     def bounds(self, count: int) -> tuple[int, int]:
         """How many acts must, and how many may be there after a crash when `count` steps were done."""
@@ -57,11 +86,11 @@ async def record(
     check: Check,
     *,
     group: int,
-    open_store: Callable[[Path | str], Store] = SqliteStore.open,
+    open_store: Opening = SqliteStore.open,
 ) -> Recorded:
     """Run the course, `group` acts at once, and keep every step of it."""
     recorder.start()
-    store = open_store(recorder.url(folder / LEDGER))
+    store = open_store(recorder.url(folder / LEDGER), rewriting=recorder.rewrite)
     await store.write(lambda tx: tx.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}"))
     begun: list[int] = []
     acknowledged: list[int] = []
@@ -76,22 +105,29 @@ async def record(
 
 
 async def record_failing(
-    recorder: Recorder, folder: Path, check: Check, *, kind: Kind, number: int, code: int
+    recorder: Recorder, folder: Path, check: Check, failure: Failure, *, number: int
 ) -> tuple[Recorded, int]:
-    """Run the course while the `number`-th step of a kind fails once with an SQLite code.
+    """Run the course while the `number`-th step of a kind fails once.
 
     Whoever is refused looks at what is there, and asks again if his act is not. Tells also how often
     anybody was refused. Raises Lost where an act is there in part, or acknowledged and not there.
     """
-    count, refused = 0, 0
+    kind, code = failure.kind, failure.code
+    count, refused, died = 0, 0, 0
 
     def judge(op: Op) -> int:
-        nonlocal count
+        nonlocal count, died
         count += op.kind is kind
-        return code if op.kind is kind and count == number else OK
+        if op.kind is not kind or count != number:
+            return OK
+        if failure.kill:  # now, before it can do anything about it
+            shutil.copytree(folder, folder / AGAIN, ignore=shutil.ignore_patterns("*-shm", AGAIN))
+            died = len(recorder.ops) + 1
+        return code
 
     recorder.start()
-    store = SqliteStore.open(recorder.url(folder / LEDGER))
+    url = recorder.url(folder / LEDGER)
+    store: Store = SqliteStore.open(url, rewriting=recorder.rewrite)
     recorder.judge = judge
     await store.write(lambda tx: tx.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}"))
     begun: list[int] = []
@@ -104,6 +140,8 @@ async def record_failing(
                 acknowledged += [len(recorder.ops)] * (index + 1 - len(acknowledged))
             except StoreFailed:
                 refused += 1
+                if failure.kill and refused == 1:
+                    store = await _come_back(recorder, folder, store, died)
                 there = await store.read(content)
                 if there not in check.expected[index : index + 2]:
                     raise Lost(f"act {index} was refused, and is there in part") from None
@@ -116,8 +154,22 @@ async def record_failing(
     return Recorded(ops, begun, acknowledged), refused
 
 
+async def _come_back(recorder: Recorder, folder: Path, store: Store, died: int) -> Store:
+    """A new process on the files as the system showed them after so many steps."""
+    seen = recorder.ops[:died]
+    await store.close()
+    recorder.ops = seen
+    url = recorder.url(folder / AGAIN / LEDGER)
+    return SqliteStore.open(url, rewriting=recorder.rewrite)
+
+
 async def fail_everywhere(
-    recorder: Recorder, folder: Path, *, share: float, seed: int = 1
+    recorder: Recorder,
+    folder: Path,
+    *,
+    share: float,
+    seed: int = 1,
+    failures: Sequence[Failure] = FAILURES,
 ) -> tuple[Result, int]:
     """A full disk, failing writes and failing syncs at each step, or a share; then power is lost as well."""
     acts = [act for _, act in course()]
@@ -126,18 +178,16 @@ async def fail_everywhere(
     whole = folder / "whole"
     whole.mkdir()
     steps = Counter(op.kind for op in (await record(recorder, whole, check, group=1)).ops)
-    for kind, code in FAILURES:
-        for number in range(1, steps[kind] + 1):
+    for failure in failures:
+        for number in range(1, steps[failure.kind] + 1):
             if luck.random() >= share:
                 continue
-            place = folder / f"{kind.value}{code}-{number}"
+            place = folder / f"{failure.name}-{number}"
             place.mkdir()
-            recorded, times = await record_failing(
-                recorder, place, check, kind=kind, number=number, code=code
-            )
+            recorded, times = await record_failing(recorder, place, check, failure, number=number)
             refused += times
             for _ in range(CRASHES_AFTER):
-                count, loss = luck.randint(0, len(recorded.ops)), luck.choice(list(Loss))
+                count, loss = recorded.soon(luck), luck.choice(list(Loss))
                 await _crash(check, folder, recorded, count, loss, luck, result)
     return result, refused
 
@@ -148,7 +198,7 @@ async def crash_everywhere(
     *,
     share: float = 1.0,
     seed: int = 1,
-    open_store: Callable[[Path | str], Store] = SqliteStore.open,
+    open_store: Opening = SqliteStore.open,
 ) -> Result:
     """Recover from a crash at each step, or from a random `share` of them."""
     acts = [act for _, act in course()]

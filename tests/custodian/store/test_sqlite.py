@@ -17,7 +17,7 @@ from leasehold.core.units import Duration
 from leasehold.custodian.ledger import books
 from leasehold.custodian.ledger.audit import check_log
 from leasehold.custodian.ledger.leases import list_open
-from leasehold.custodian.store import sqlite
+from leasehold.custodian.store.connection import connect
 from leasehold.custodian.store.port import Tx
 from leasehold.custodian.store.sqlite import SqliteStore
 from leasehold.errors import StoreFailed
@@ -109,11 +109,8 @@ async def test_a_locked_file_refuses_and_heals(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_broken_connection_is_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_broken_connection_is_replaced(tmp_path: Path) -> None:
     """An I/O error leaves a connection in doubt: the next group opens a new one."""
-    store = SqliteStore.open(tmp_path / "ledger.db")
 
     def broken(tx: Tx) -> None:
         fill(tx)
@@ -123,22 +120,20 @@ async def test_a_broken_connection_is_replaced(
 
     opened: list[object] = []
 
-    def connect(path: Path, *, busy: Duration) -> sqlite3.Connection:
-        if not opened:
-            opened.append(path)
+    def connecting(path: Path, *, busy: Duration) -> sqlite3.Connection:
+        opened.append(path)
+        if len(opened) == 2:
             raise StoreFailed(about="SQLite", got="SQLITE_CANTOPEN")
-        return real(path, busy=busy)
+        return connect(path, busy=busy)
 
-    real = sqlite.connect
+    store = SqliteStore.open(tmp_path / "ledger.db", connecting=connecting)
     with pytest.raises(StoreFailed) as refusal:
         await store.write(broken)
     assert refusal.value.got == "SQLITE_IOERR"
-    monkeypatch.setattr(sqlite, "connect", connect)
     with pytest.raises(StoreFailed) as refusal:
         await store.write(fill)
     assert refusal.value.got == "SQLITE_CANTOPEN"
     await store.write(fill)
-    monkeypatch.undo()
     assert await store.read(count) == 1
     await store.close()
 

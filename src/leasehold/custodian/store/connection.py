@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from leasehold.core.units import SECOND, Duration
+from leasehold.core.units import MIB, SECOND, Duration
 from leasehold.custodian.store.port import Row, Value
 from leasehold.errors import Conflict, StoreFailed
 
@@ -82,18 +83,42 @@ def connect(
     return connection
 
 
-def settle(connection: sqlite3.Connection) -> bool:
-    """L-12: move all of the write-ahead log into the database and begin it anew; False where others use it.
+def settle(connection: sqlite3.Connection, rewrite: Callable[[], None]) -> None:
+    """L-12: have every byte of the write-ahead log written and synced again, with nobody else at it.
 
-    After a sync that failed, the system may have forgotten pages that it still shows: what is built on
-    them would be gone with the power. The database's own pages are written and synced again by this.
-    Raises StoreFailed.
+    After a sync that failed, the system may have forgotten pages that it still shows; what is built on
+    them would be gone with the power. Raises StoreFailed.
     """
     try:
-        busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        connection.execute("BEGIN IMMEDIATE")  # whoever holds this alone may change the log
+        try:
+            rewrite()
+        finally:
+            connection.execute("ROLLBACK")
     except sqlite3.Error as cause:
         raise store_failed(cause) from cause
-    return not busy
+
+
+def rewrite_log(path: Path | str) -> None:
+    """Write the log of the database at `path` over itself, byte for byte, and sync it. Raises StoreFailed.
+
+    A second descriptor does no harm here: SQLite locks the database and the index, never the log.
+    """
+    try:
+        file = os.open(f"{path}-wal", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except OSError as cause:
+        raise StoreFailed(about="SQLite's log", got=cause.strerror) from cause
+    try:
+        at = 0
+        while data := os.pread(file, MIB, at):
+            at += os.pwrite(file, data, at)
+        os.fsync(file)
+    except OSError as cause:
+        raise StoreFailed(about="SQLite's log", got=cause.strerror) from cause
+    finally:
+        os.close(file)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -18,6 +18,7 @@ from leasehold.custodian.store.connection import (
     is_harmless,
     is_world,
     migrate,
+    rewrite_log,
     settle,
     store_failed,
 )
@@ -27,6 +28,7 @@ from leasehold.errors import StoreFailed
 
 T = TypeVar("T")
 Connecting = Callable[..., sqlite3.Connection]
+Rewriting = Callable[[Path | str], None]
 
 READERS: Final = 2
 BUSY: Final = Duration(2 * SECOND)  # another process, such as a backup, may hold the lock this long
@@ -41,8 +43,10 @@ class SqliteStore:
         connection: sqlite3.Connection,
         busy: Duration,
         connecting: Connecting,
+        rewriting: Rewriting,
     ) -> None:
-        self._path, self._busy, self._connecting = path, busy, connecting
+        self._path, self._busy = path, busy
+        self._connecting, self._rewriting = connecting, rewriting
         self._connection: sqlite3.Connection | None = connection
         self._group = GroupWriter(self._commit, name="ledger-writer")
         self._local = threading.local()
@@ -51,16 +55,25 @@ class SqliteStore:
 
     @classmethod
     def open(
-        cls, path: Path | str, *, busy: Duration = BUSY, connecting: Connecting = connect
+        cls,
+        path: Path | str,
+        *,
+        busy: Duration = BUSY,
+        connecting: Connecting = connect,
+        rewriting: Rewriting = rewrite_log,
     ) -> SqliteStore:
         """Open or create the file, bring its schema up to date, start the writer. Raises StoreFailed.
 
-        `connecting` makes the writer's connections.
+        `connecting` makes the writer's connections, `rewriting` syncs the log anew.
         """
         connection = connecting(path, busy=busy)
-        settle(connection)
-        migrate(connection)
-        store = cls(path, connection, busy, connecting)
+        try:
+            settle(connection, lambda: rewriting(path))
+            migrate(connection)
+        except StoreFailed:
+            connection.close()
+            raise
+        store = cls(path, connection, busy, connecting, rewriting)
         store._group.start()
         return store
 
@@ -128,8 +141,7 @@ class SqliteStore:
         """L-12: a new connection after an I/O error, with nothing left that only seems to be written."""
         connection = self._connecting(self._path, busy=self._busy)
         try:
-            if not settle(connection):
-                raise StoreFailed(about="SQLite", got="a log in use after an I/O error")
+            settle(connection, lambda: self._rewriting(self._path))
         except StoreFailed:
             connection.close()
             raise
