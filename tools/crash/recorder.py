@@ -102,7 +102,12 @@ class Recorder:
 
     @classmethod
     def install(cls) -> Recorder:
-        """Register it under `NAME`. Raises RuntimeError where this Python hides its SQLite."""
+        """Register it under `NAME`, once and for as long as the process lives: SQLite keeps its addresses.
+
+        Raises RuntimeError where this Python hides its SQLite.
+        """
+        if _INSTALLED:
+            return _INSTALLED[0]
         library = ctypes.CDLL(_sqlite3.__file__)  # finds what the module itself was linked to
         try:
             find, register = library.sqlite3_vfs_find, library.sqlite3_vfs_register
@@ -115,6 +120,7 @@ class Recorder:
         register.argtypes = [c_void_p, c_int]
         made = cls()
         made._register(find(None).contents, register)
+        _INSTALLED.append(made)
         return made
 
     def url(self, path: Path) -> str:
@@ -195,3 +201,6 @@ class Recorder:
         table.xSync = ctypes.cast(kept[2], c_void_p).value
         self._kept.append(kept)
         return table
+
+
+_INSTALLED: Final[list[Recorder]] = []
