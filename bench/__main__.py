@@ -7,7 +7,7 @@ from importlib import import_module
 
 from bench.harness import Row, report
 
-BENCHES = ("gate", "verify", "refusals")
+BENCHES = ("gate", "verify", "refusals", "ledger")
 
 
 def main() -> int:

@@ -87,17 +87,19 @@ def size(policy: LeasePolicy | None = None, **changes: int) -> Units | None:
 
 
 def test_a_new_lease_expects_one_such_request_a_second() -> None:
-    assert size() == 1_000
+    assert size() == 500
     assert size(need=0) == 10
     assert size(least=2_000, need=0) == 2_000
     assert size(available=1_200) == 1_200 // SHARE
 
 
-def test_a_lease_lasts_the_span_at_the_observed_rate() -> None:
+@pytest.mark.parametrize("seconds", [5, 10])
+def test_a_lease_lasts_the_span_at_the_observed_rate(seconds: int) -> None:
     """`rate` is units per 1,000 s: 50 units/s for ten seconds are 500, less what is held."""
-    assert size(rate=50_000) == 500
-    assert size(rate=50_000, held=300) == 200
-    assert size(rate=50_000, held=900) == 100
+    policy = LeasePolicy(span=Duration(seconds * 1000))
+    assert size(policy, rate=50_000) == 50 * seconds
+    assert size(policy, rate=50_000, held=100) == 50 * seconds - 100
+    assert size(policy, rate=50_000, held=900) == 100
 
 
 def test_growth_stops_at_a_fair_share_of_what_is_left() -> None:

@@ -102,7 +102,7 @@ def parse_tariff(text: str) -> Tariff:
 @click.option("--cap", required=True, type=_UNITS, help="Units that all grants together may use.")
 @click.option("--tariff", default="per-token", show_default=True, help="What a unit buys.")
 @click.option("--lease-seconds", type=click.IntRange(1), default=30, show_default=True)
-@click.option("--span-seconds", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--span-seconds", type=click.IntRange(1), default=5, show_default=True)
 @click.option(
     "--outstanding-max",
     type=click.IntRange(1),

@@ -86,7 +86,7 @@ class LeasePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     ttl: Duration = Duration(30_000)
-    span: Duration = Duration(10_000)
+    span: Duration = Duration(5_000)
     outstanding_max: Units = Units(1_000_000)
     exact: bool = False
 

@@ -21,6 +21,7 @@ from leasehold.errors import (
 )
 
 RATE_WINDOW: Final = 1000  # milliseconds between two samples of the rate of use
+RATE_MEMORY: Final = 10_000  # milliseconds that the rate so far weighs: answers come in bursts
 RENEW_AGAIN: Final = 1000  # milliseconds until an unanswered renewal is asked for again
 
 
@@ -238,7 +239,8 @@ class Meter:
         passed = now - purse.sampled_at
         if passed >= RATE_WINDOW:
             latest = (purse.spent - purse.sampled) * 1_000_000 // passed
-            purse.rate = latest if purse.rate == 0 else (purse.rate + latest) // 2
+            before = RATE_MEMORY if purse.rate else 0
+            purse.rate = (purse.rate * before + latest * passed) // (before + passed)
             purse.sampled_at, purse.sampled = now, purse.spent
         return purse.rate
 
