@@ -122,13 +122,13 @@ class WorldWire:
 class World:
     """See the module's docstring. Make one with `await World.make(...)` inside `run_simulated`."""
 
-    def __init__(self, seed: int, store: Store) -> None:
+    def __init__(self, seed: int) -> None:
         self.luck = random.Random(seed)
         self.entropy = SeededEntropy(f"world {seed}")
         self.clock = SimulatedClock()
         self.root = SigningKey.make(self.entropy)
         self.machine = SimulatedMachine.create(self.entropy, START)
-        self.store = store
+        self.store: Store = InlineStore.open()
         self.is_up = True
         self.lives = 0  # how often the custodian was killed
         self.custodian: Custodian
@@ -160,7 +160,10 @@ class World:
 
         `dead_man` in seconds; `configured` replaces keys of the enclave's configuration.
         """
-        world = cls(seed, store or InlineStore.open())
+        world = cls(seed)
+        if store is not None:
+            await world.store.close()
+            world.store = store
         tls = TlsKey.make(world.entropy)
         validity = Validity(START, after(START, 365 * DAY))
         authority = make_authority(tls, name="world", validity=validity, entropy=world.entropy)
