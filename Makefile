@@ -59,6 +59,9 @@ simulate-planted: $(STAMP)  ## plant mistakes into the code and see that they ar
 crash: $(STAMP)  ## crash at every write of the ledger's files, and recover
 	$(BIN)/python -m tools.crash
 
+model: $(STAMP)  ## explore the model of the lease protocol whole
+	$(BIN)/python -m tools.model
+
 docs: $(STAMP)  ## write the generated pages again
 	$(BIN)/python tools/errors_doc.py
 
@@ -68,4 +71,4 @@ bench: $(STAMP)  ## measure beside a peer or floor in the same run: make bench [
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) demo-run .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help setup lock check test demo tcb evidence fuzz simulate simulate-planted crash docs bench clean
+.PHONY: help setup lock check test demo tcb evidence fuzz simulate simulate-planted crash model docs bench clean
