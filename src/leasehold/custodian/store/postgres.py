@@ -39,6 +39,8 @@ READERS: Final = 2
 LISTEN_SECONDS: Final = 0.5  # how soon a listener sees that it is to end
 LISTEN_AGAIN_SECONDS: Final = 0.5
 
+SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
 
 class PostgresStore:
     """A `Store` in a PostgreSQL database. Any number of processes may open it."""
@@ -109,12 +111,8 @@ class PostgresStore:
     # Readers -------------------------------------------------------------------------------------
 
     def _read(self, act: Callable[[Tx], T]) -> T:
-        connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is None or connection.closed:
-            connection = self._local.connection = connect(self._url)
-            self._reading.append(connection)
+        connection = self._begun()
         try:
-            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             return act(PgTx(connection))
         except Error as cause:
             if is_world(cause):
@@ -122,6 +120,28 @@ class PostgresStore:
             raise
         finally:
             _roll_back(connection)
+
+    def _begun(self) -> Connection:
+        """This thread's connection, in a snapshot. One that died unused is replaced: nothing was read."""
+        connection: Connection | None = getattr(self._local, "connection", None)
+        if connection is not None:
+            try:
+                connection.execute(SNAPSHOT)
+            except Error as cause:
+                self._reading.remove(connection)
+                self._local.connection = None
+                connection.close()
+                if not is_world(cause):
+                    raise
+            else:
+                return connection
+        connection = self._local.connection = connect(self._url)
+        self._reading.append(connection)
+        try:
+            connection.execute(SNAPSHOT)
+        except Error as cause:
+            raise store_failed(cause) from cause
+        return connection
 
     # The writer ----------------------------------------------------------------------------------
 
