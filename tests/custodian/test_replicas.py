@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -289,8 +288,3 @@ def test_an_unreachable_server_is_named_without_its_password() -> None:
     assert refusal.value.about == "PostgreSQL books at 127.0.0.1:1"
     assert "hunter2" not in refusal.value.message
     assert os.environ.get("PGPASSWORD") is None
-
-
-def test_settings_name_the_store(house: House) -> None:
-    assert house.settings.store == ""
-    assert replace(house.settings, store="postgresql:///x").store == "postgresql:///x"

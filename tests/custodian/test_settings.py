@@ -68,6 +68,20 @@ def test_everything_is_for_one_account(folder: Path) -> None:
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
+def test_where_the_ledger_is_stays_with_the_custodian(tmp_path: Path) -> None:
+    """Operators and witnesses get `custodian.toml`; the database's password is not in it (T56)."""
+    url = "postgresql://lender:hunter2@db.example/books"
+    made = settings.init(tmp_path / "c", address=PLACE, now=NOW, entropy=os.urandom, store=url)
+    assert settings.read(made.folder).store == made.store == url
+    assert (made.folder / "store.url").stat().st_mode & 0o777 == 0o600
+    theirs = ("custodian.toml", "ca.pem", "operators/admin.pem", "operators/admin.key")
+    assert not any(b"hunter2" in (made.folder / name).read_bytes() for name in theirs)
+
+
+def test_without_a_store_the_ledger_is_a_file(folder: Path) -> None:
+    assert settings.read(folder).store == ""
+
+
 def test_a_custodian_is_never_made_over_another(folder: Path) -> None:
     before = (folder / "root.key").read_bytes()
     with pytest.raises(AlreadyExists):

@@ -46,6 +46,7 @@ OPERATOR_LIFE: Final = 365 * DAY
 CLOCK_SKEW: Final = 5 * MINUTE  # certificates begin this much before they are made
 _FILE_MODE: Final = 0o600
 _FOLDER_MODE: Final = 0o700
+STORE: Final = "store.url"
 _FOLDERS: Final = ("operators", "models", "collateral")
 _WILDCARDS: Final = ("", "0.0.0.0", "::")  # noqa: S104  refused as names, never bound
 
@@ -143,8 +144,10 @@ class Settings:
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The keys of `custodian.toml`. All are mandatory but two: without `collateral` nothing is fetched, without
-    `store`, the URL of a PostgreSQL database, the ledger is an SQLite file in the folder."""
+    """The keys of `custodian.toml`. All are mandatory but `collateral`: without it nothing is fetched.
+
+    Operators and witnesses get this file, so nothing in it is secret.
+    """
 
     version: int
     listen: str
@@ -153,7 +156,6 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate_minutes: Minutes
     operators: dict[str, Role]
     collateral: Vendors = Vendors()
-    store: str = ""
 
 
 def init(
@@ -184,8 +186,10 @@ def init(
     for name in ("root.key", "audit.key"):
         write_private(folder / name, hex_line(SigningKey.make(entropy).seed))
     every_name = tuple(dict.fromkeys((address.host, *names)))
-    file = _File(VERSION, str(address), str(address), every_name, 10, {}, PUBLIC, store)
+    file = _File(VERSION, str(address), str(address), every_name, 10, {}, PUBLIC)
     _write_file(folder, file, replace=False)
+    if store:
+        write_private(folder / STORE, store.encode() + b"\n")
     add_operator(folder, FIRST_OPERATOR, Role.ADMIN, authority=authority, now=now, entropy=entropy)
     return read(folder)
 
@@ -226,8 +230,14 @@ def read(folder: Path) -> Settings:
         operators=file.operators,
         rules=Rules(certificate_life=Duration(file.certificate_minutes * MINUTE)),
         vendors=file.collateral,
-        store=file.store,
+        store=_read_store(folder),
     )
+
+
+def _read_store(folder: Path) -> str:
+    """The URL in the file `STORE`, which may hold a password; empty where there is no such file."""
+    path = folder / STORE
+    return read_private(path).decode("utf-8", "replace").strip() if path.exists() else ""
 
 
 def read_vendors(folder: Path) -> Vendors:

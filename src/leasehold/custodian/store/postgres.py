@@ -38,8 +38,7 @@ Connecting = Callable[[str], Connection]
 READERS: Final = 2
 LISTEN_SECONDS: Final = 0.5  # how soon a listener sees that it is to end
 LISTEN_AGAIN_SECONDS: Final = 0.5
-
-SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+SNAPSHOT: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 class PostgresStore:
