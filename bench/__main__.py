@@ -7,7 +7,8 @@ from importlib import import_module
 
 from bench.harness import Row, report
 
-BENCHES = ("gate", "verify", "refusals", "ledger")
+BENCHES = ("gate", "verify", "refusals", "ledger", "stop")
+WITH = {"ledger": ("stop",)}  # what a bench shows besides its own rows
 
 
 def main() -> int:
@@ -18,7 +19,7 @@ def main() -> int:
         print(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(BENCHES)}")
         return 2
     rows: list[Row] = []
-    for name in names:
+    for name in dict.fromkeys(part for name in names for part in (name, *WITH.get(name, ()))):
         rows += import_module(f"bench.{name}").measure()
     return report(rows)
 
