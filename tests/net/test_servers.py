@@ -41,6 +41,8 @@ async def whoami(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
+        if scope["path"] == "/slow":
+            await asyncio.sleep(0.2)
         await send({"type": "websocket.send", "bytes": answer})
         await send({"type": "websocket.close"})
         return
@@ -55,8 +57,8 @@ async def _get(context: TlsContext, port: int, path: str = "/") -> Any:
         return (await client.get(f"https://127.0.0.1:{port}{path}")).json()
 
 
-async def _hear(context: TlsContext, port: int) -> Any:
-    async with connect(f"wss://127.0.0.1:{port}/", ssl=context) as channel:
+async def _hear(context: TlsContext, port: int, path: str = "") -> Any:
+    async with connect(f"wss://127.0.0.1:{port}/{path}", ssl=context) as channel:
         return json.loads(await channel.recv())
 
 
@@ -199,6 +201,13 @@ async def test_an_unfinished_head_is_cut_off(start: bytes) -> None:
     async with serving(whoami, None, "127.0.0.1", 0, limits=limits) as address:
         answer = await _exchange(address.port, start)
         assert answer.count(b"HTTP/1.1") == start.count(b"\r\n\r\n")
+
+
+async def test_a_websocket_outlives_the_time_for_a_head(pki: Any) -> None:
+    authority, limits = pki.authority(), Limits(head_seconds_max=0.05)
+    _, client = pki.instance(authority)
+    async with serving(whoami, pki.server(authority), "127.0.0.1", 0, limits=limits) as address:
+        assert await _hear(client, address.port, "slow") is not None
 
 
 async def test_a_full_house_says_503() -> None:

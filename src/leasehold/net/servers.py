@@ -162,8 +162,8 @@ class _HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.transport.is_closing():
-            return
+        if self.transport.is_closing() or self.transport.get_protocol() is not self:
+            return  # where it has become a WebSocket, no further head is waited for
         if not self._head_complete:
             self._head_bytes += len(data)
             if self._head_bytes > self.config.limits.head_bytes_max:
