@@ -7,8 +7,8 @@ from importlib import import_module
 
 from bench.harness import Row, report
 
-BENCHES = ("gate", "verify", "refusals", "ledger", "stop")
-WITH = {"ledger": ("stop",)}  # what a bench shows besides its own rows
+BENCHES = ("gate", "verify", "refusals", "ledger", "stop", "crowd")
+WITH = {"ledger": ("stop", "crowd")}  # what a bench shows besides its own rows
 
 
 def main() -> int:
@@ -19,8 +19,9 @@ def main() -> int:
         print(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(BENCHES)}")
         return 2
     rows: list[Row] = []
-    for name in dict.fromkeys(part for name in names for part in (name, *WITH.get(name, ()))):
-        rows += import_module(f"bench.{name}").measure()
+    whole = [part for name in names for part in (name, *WITH.get(name, ()))]
+    for part in dict.fromkeys(whole):
+        rows += import_module(f"bench.{part}").measure()
     return report(rows)
 
 

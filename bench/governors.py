@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from bench.lending import LOAN, MODEL, attester, make_keys, raise_descriptors
+from bench.lending import LOAN, MODEL, attester, in_thread, make_keys, raise_descriptors
 from leasehold.core.evidence import Attester
 from leasehold.core.session import State
 from leasehold.enclave.boot import Enclave, Machine
@@ -30,7 +30,6 @@ from leasehold.testing.asgi import Answer, exchange
 from leasehold.testing.host import InProcessHost
 from leasehold.testing.machinery import Events, MemorySource, WorldLoader
 
-T = TypeVar("T")
 TOKEN_SECONDS: Final = 0.01
 TOKENS_MAX: Final = 900  # of one answer: nine seconds, in which everybody is stopped
 TOKENS_BEFORE: Final = 30  # each stream has sent so many before it counts as running
@@ -82,11 +81,6 @@ def read_place(told: dict[str, Any]) -> Place:
         attester(folder / "machine"),
         (folder / "custodian" / "models" / f"{MODEL}.sealed").read_bytes(),
     )
-
-
-async def in_thread(work: Callable[[], T]) -> T:
-    """Quotes are slow."""
-    return await asyncio.to_thread(work)
 
 
 def boot(place: Place) -> Enclave:

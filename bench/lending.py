@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tests.e2e.house import House
 
 from leasehold.core.crypto import SigningKey, TlsKey
+from leasehold.core.evidence import Attester
 from leasehold.enclave.attesters import open_attester
 from leasehold.enclave.prover import InstanceKeys
 from leasehold.enclave.settings import Settings, parse_settings
 from leasehold.net.certificates import enclave_certificate
 
+T = TypeVar("T")
 ROOT: Final = Path(__file__).parent.parent
 LOAN: Final = "crowd"
 MODEL: Final = "tiny"
@@ -133,6 +136,11 @@ def make_keys() -> InstanceKeys:
     )
 
 
-def attester(lent: Path) -> Any:
+def attester(folder: Path) -> Attester:
     """The simulated machine in that folder."""
-    return open_attester("simulated", str(lent))
+    return open_attester("simulated", str(folder))
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Quotes are slow."""
+    return await asyncio.to_thread(work)
