@@ -466,6 +466,37 @@ class NotPermitted(Refused):
     do = "Use a certificate whose role allows it."
 
 
+class HandsNeeded(Refused):
+    """This takes the hands of several operators, and here was one."""
+
+    code = "hands_needed"
+    do = "Propose it through the operators' API or command line, and have others approve it."
+
+
+class AlreadyApproved(Refused):
+    """This operator's hand counts for the proposal already, and counts once."""
+
+    code = "already_approved"
+    status = 409
+    do = "Have another administrator approve it."
+
+
+class WrongProposal(Refused):
+    """The digest is not the proposal's: what was looked at is not what would be approved."""
+
+    code = "wrong_proposal"
+    status = 409
+    do = "Look at it again with `leasehold proposals show NUMBER`, and approve the digest shown there."
+
+
+class ProposalClosed(Refused):
+    """The proposal can no longer be approved."""
+
+    code = "proposal_closed"
+    status = 409
+    do = "Propose it anew; see `leasehold proposals list --all` for what became of it."
+
+
 class UnknownModel(Refused):
     """This enclave does not serve the model that was asked for."""
 

@@ -21,6 +21,7 @@ from leasehold.core.crypto import ED25519_BYTES, Entropy, SigningKey, TlsKey
 from leasehold.core.encoding import unhex
 from leasehold.core.units import DAY, MINUTE, Duration, Instant, after
 from leasehold.custodian.collateral.vendors import PUBLIC, Vendors
+from leasehold.custodian.ledger.hands import Hands, Quorum, check_hands
 from leasehold.custodian.ledger.operators import Operator, Role
 from leasehold.errors import (
     AlreadyExists,
@@ -109,6 +110,7 @@ class Settings:
     rules: Rules = field(default_factory=Rules)
     vendors: Vendors = field(default_factory=Vendors)
     store: str = ""
+    hands: Hands = field(default_factory=Hands)
 
     @property
     def origin(self) -> str:
@@ -140,12 +142,18 @@ class Settings:
         role = self.operators.get(name)
         if role is None:
             raise NotPermitted(about=name, expected="an operator named in custodian.toml")
-        return Operator(name, role)
+        return Operator(name, role, self.hands.gates)
+
+    @property
+    def quorum(self) -> Quorum:
+        """O-18: how many hands acts take, and whose count."""
+        return Quorum(self.hands, self.operators)
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The keys of `custodian.toml`. All are mandatory but `collateral`: without it nothing is fetched.
+    """The keys of `custodian.toml`. All are mandatory but two tables.
 
+    Without `collateral` nothing is fetched, without `hands` one administrator may do everything.
     Operators and witnesses get this file, so nothing in it is secret.
     """
 
@@ -156,6 +164,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate_minutes: Minutes
     operators: dict[str, Role]
     collateral: Vendors = Vendors()
+    hands: Hands = Hands()
 
 
 def init(
@@ -231,6 +240,7 @@ def read(folder: Path) -> Settings:
         rules=Rules(certificate_life=Duration(file.certificate_minutes * MINUTE)),
         vendors=file.collateral,
         store=_read_store(folder),
+        hands=check_hands(file.hands, file.operators),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from leasehold.core.lease import Account
@@ -33,6 +34,7 @@ SELECT l.epoch, l.number, l.settled + l.written_off, CAST(SUM(r.units) AS BIGINT
 FROM refunds r JOIN leases l ON l.number = r.lease
 GROUP BY l.epoch, l.number, l.settled, l.written_off
 """
+_PROPOSALS: Final = "SELECT id, digest, state, closed_by FROM proposals"
 
 
 def check_books(tx: Tx) -> None:
@@ -84,6 +86,14 @@ def check_replay(tx: Tx) -> None:
     _compare("open leases", got=held, expected=dict(replay.held()))
     refunded = {f"{row[0]}-{row[1]}": row[3] for row in tx.execute(_REFUNDS)}
     _compare("refunds", got=refunded, expected=replay.refunded)
+    laid: dict[int, set[str]] = {}
+    for proposal, operator in tx.execute("SELECT proposal, operator FROM proposal_hands"):
+        laid.setdefault(proposal, set()).add(operator)
+    proposals = {
+        number: Proposed(digest.hex(), frozenset(laid.get(number, ())), state, closed_by)
+        for number, digest, state, closed_by in tx.execute(_PROPOSALS)
+    }
+    _compare("proposals", got=proposals, expected=replay.proposals)
 
 
 def replay_entries(entries: Iterable[Entry]) -> Replay:
@@ -97,6 +107,16 @@ def replay_entries(entries: Iterable[Entry]) -> Replay:
     return replay
 
 
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """What the log tells of a proposal (L-12): its digest, whose hands are on it, what became of it."""
+
+    digest: str
+    hands: frozenset[str]
+    state: str = "pending"
+    closed_by: str = ""
+
+
 class Replay:
     """The ledger as the log alone tells it."""
 
@@ -108,6 +128,7 @@ class Replay:
         self._used: dict[Name, Terms] = {}  # per key, for a cap that comes later
         self._cost: dict[str, int] = {}  # per lease, what is settled and written off
         self.refunded: dict[str, int] = {}  # per lease
+        self.proposals: dict[int, Proposed] = {}
 
     def held(self) -> Iterator[tuple[str, int]]:
         """Every open lease with what it holds."""
@@ -144,6 +165,13 @@ class Replay:
                 self._end(detail["lease"], released=0, written_off=detail["units"])
             case "lease.refund":
                 self._refund(detail)
+            case "hands.propose":
+                hands = frozenset({entry.actor})
+                self.proposals[detail["proposal"]] = Proposed(detail["digest"], hands)
+            case "hands.approve":
+                self._approve(entry.actor, detail)
+            case "hands.reject":
+                self._close(detail, detail["state"], entry.actor)
 
     def _extend(self, name: Name, units: int) -> None:
         self.accounts[name] = self.accounts[name].extend(Units(units))
@@ -156,6 +184,23 @@ class Replay:
             raise Conflict(about=f"refund of lease {lease}", got=total, expected=self._cost[lease])
         self.refunded[lease] = total
         self._extend(("grant", detail["loan"], detail["consumer"]), units)
+
+    def _approve(self, actor: str, detail: dict[str, Any]) -> None:
+        """L-12, at every prefix: never done by fewer hands than its entry says were needed."""
+        one = self.proposals[detail["proposal"]]
+        hands = one.hands | {actor}
+        self.proposals[detail["proposal"]] = replace(one, hands=hands)
+        approvers = set(detail["approvers"])
+        if not approvers <= hands or detail["done"] != (len(approvers) >= detail["needed"]):
+            raise Conflict(about="hands", got=detail["approvers"], expected=detail["needed"])
+        if detail["done"]:
+            self._close(detail, "done", actor)
+
+    def _close(self, detail: dict[str, Any], state: str, actor: str) -> None:
+        one = self.proposals[detail["proposal"]]
+        if (one.digest, one.state) != (detail["digest"], "pending"):
+            raise Conflict(about=f"proposal {detail['proposal']}", got=one, expected=detail)
+        self.proposals[detail["proposal"]] = replace(one, state=state, closed_by=actor)
 
     def _cap(self, name: Name, units: int) -> None:
         if name not in self.accounts:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from leasehold.core.lease import Account
 from leasehold.core.units import SECOND, Instant, Units
-from leasehold.custodian.ledger import accounts, audit, leases, stops
+from leasehold.custodian.ledger import accounts, audit, hands, leases, stops
 from leasehold.custodian.ledger.checks import check_reason
 from leasehold.custodian.ledger.notes import Checkpoint
 from leasehold.custodian.ledger.operators import Operator, Right, check_right
@@ -30,7 +30,8 @@ def restore(
 ) -> int:
     """To be run first after a backup was put back: burn what it cannot know, and return the new epoch.
 
-    Every open lease is written off, every available unit taken back, everything stopped (scope `all`).
+    Every open lease is written off, every available unit taken back, everything stopped (scope `all`),
+    and no pending proposal can be approved any more.
     The new epoch is at least the clock's second, so that one backup put back twice gives two epochs, and
     at least `least`, for clocks go wrong as well. `given_up` are newer checkpoints that the restore knew
     of; they go into the log.
@@ -48,6 +49,7 @@ def restore(
     }
     audit.append(tx, now=now, actor=operator.name, kind="epoch.restore", detail=detail)
     stops.order(tx, now=now, operator=operator, scope="all", target="", reason=reason)
+    hands.void_all(tx, now=now, actor=operator.name, reason=reason)
     for lease in leases.list_open(tx):
         leases.write_off(tx, now=now, actor=operator.name, lease=lease)
     for number, kind, names in _nodes(tx):

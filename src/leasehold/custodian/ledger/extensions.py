@@ -20,7 +20,7 @@ from leasehold.custodian.ledger.checks import (
 )
 from leasehold.custodian.ledger.instances import show_instance
 from leasehold.custodian.ledger.loans import show_loan
-from leasehold.custodian.ledger.operators import Operator, Right, check_right
+from leasehold.custodian.ledger.operators import Gate, Operator, Right, check_alone, check_right
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import BadMessage, BadRequest, Conflict, UnknownKey, UnknownThing
 
@@ -148,9 +148,10 @@ def approve(
 ) -> Decision:
     """Add `units`, or all that was asked, to the grant.
 
-    Raises NotPermitted, UnknownThing, Conflict (already decided), BadRequest (no amount anywhere).
+    Raises NotPermitted, HandsNeeded, UnknownThing, Conflict (already decided), BadRequest (no amount
+    anywhere).
     """
-    check_right(operator, Right.CHANGE)
+    check_alone(operator, Gate.GRANT)
     asked = _undecided(tx, request)
     amount = asked.asked if units is None else units
     if amount == 0:

@@ -13,7 +13,7 @@ from leasehold.custodian.ledger import accounts, audit
 from leasehold.custodian.ledger.checks import check_absent, check_units, found
 from leasehold.custodian.ledger.consumers import show_consumer, show_key
 from leasehold.custodian.ledger.loans import show_loan
-from leasehold.custodian.ledger.operators import Operator, Right, check_right
+from leasehold.custodian.ledger.operators import Gate, Operator, Right, check_alone, check_right
 from leasehold.custodian.store.port import Row, Tx
 
 _GRANTS: Final = """
@@ -52,8 +52,8 @@ class KeyCap(msgspec.Struct, frozen=True):
 def create_grant(
     tx: Tx, *, now: Instant, operator: Operator, loan: str, consumer: str, units: Units
 ) -> Grant:
-    """Raises NotPermitted, UnknownThing, AlreadyExists, BadRequest."""
-    check_right(operator, Right.CHANGE)
+    """Raises NotPermitted, HandsNeeded, UnknownThing, AlreadyExists, BadRequest."""
+    check_alone(operator, Gate.GRANT)
     check_units(units, about="grant")
     parent = show_loan(tx, loan).account
     show_consumer(tx, consumer)
@@ -73,9 +73,11 @@ def change_grant(
 ) -> Grant:
     """Add `units`; a negative number takes back what is available.
 
-    Raises NotPermitted, UnknownThing, BudgetExhausted, BadRequest.
+    Raises NotPermitted, HandsNeeded (to add), UnknownThing, BudgetExhausted, BadRequest.
     """
     check_right(operator, Right.CHANGE)
+    if units > 0:
+        check_alone(operator, Gate.GRANT)
     extend(tx, loan=loan, consumer=consumer, units=units)
     detail = {"loan": loan, "consumer": consumer, "units": units}
     audit.append(tx, now=now, actor=operator.name, kind="grant.change", detail=detail)

@@ -19,7 +19,7 @@ from leasehold.custodian.ledger.checks import (
     check_units,
     found,
 )
-from leasehold.custodian.ledger.operators import Operator, Right, check_right
+from leasehold.custodian.ledger.operators import Gate, Operator, Right, check_alone, check_right
 from leasehold.custodian.store.port import Row, Tx
 from leasehold.errors import BadRequest
 
@@ -110,8 +110,8 @@ def create_loan(
     instances_max: int,
     dead_man: Duration,
 ) -> Loan:
-    """Raises NotPermitted, BadRequest, BadSetting (tariff), AlreadyExists, UnknownThing."""
-    check_right(operator, Right.CHANGE)
+    """Raises NotPermitted, HandsNeeded, BadRequest, BadSetting (tariff), AlreadyExists, UnknownThing."""
+    check_alone(operator, Gate.RELEASE)
     check_name(name, about="loan name")
     check_tariff(tariff)
     check_policy(policy)
@@ -176,9 +176,11 @@ def terms(tx: Tx, loan: str) -> LoanTerms:
 def change_cap(tx: Tx, *, now: Instant, operator: Operator, loan: str, units: Units) -> Loan:
     """Add `units` to the cap; a negative number takes back what is available.
 
-    Raises NotPermitted, UnknownThing, BudgetExhausted, BadRequest.
+    Raises NotPermitted, HandsNeeded (to add), UnknownThing, BudgetExhausted, BadRequest.
     """
     check_right(operator, Right.CHANGE)
+    if units > 0:
+        check_alone(operator, Gate.CAP)
     lent = show_loan(tx, loan)
     check_units(lent.budget.granted + max(0, units), about="cap")
     path = accounts.load_path(tx, lent.account)
@@ -191,8 +193,8 @@ def change_cap(tx: Tx, *, now: Instant, operator: Operator, loan: str, units: Un
 def replace_manifest(
     tx: Tx, *, now: Instant, operator: Operator, loan: str, manifest: bytes
 ) -> Loan:
-    """Put a newer signed manifest in force. Raises NotPermitted, UnknownThing."""
-    check_right(operator, Right.CHANGE)
+    """Put a newer signed manifest in force. Raises NotPermitted, HandsNeeded, UnknownThing."""
+    check_alone(operator, Gate.MANIFEST)
     show_loan(tx, loan)
     tx.execute("UPDATE loans SET manifest = ? WHERE name = ?", (manifest, loan))
     detail = {"loan": loan, "manifest": manifest}

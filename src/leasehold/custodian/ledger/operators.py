@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from leasehold.errors import NotPermitted
+from leasehold.errors import HandsNeeded, NotPermitted
 
 
 class Role(StrEnum):
@@ -42,11 +42,25 @@ RIGHTS: Final = {
 }
 
 
+class Gate(StrEnum):
+    """O-18: the kinds of act for which the settings may want several hands. To stop always takes one."""
+
+    RELEASE = "release"
+    CAP = "cap"
+    MANIFEST = "manifest"
+    RESUME = "resume"
+    GRANT = "grant"
+
+
 class Operator(msgspec.Struct, frozen=True):
-    """An authenticated person; the name goes into the audit log."""
+    """An authenticated person; the name goes into the audit log.
+
+    `gates` are the kinds of act that this person cannot do alone.
+    """
 
     name: str
     role: Role
+    gates: frozenset[Gate] = frozenset()
 
 
 def check_right(operator: Operator, right: Right) -> None:
@@ -55,3 +69,13 @@ def check_right(operator: Operator, right: Right) -> None:
         raise NotPermitted(
             about=operator.name, got=operator.role, expected=f"a role that may {right}"
         )
+
+
+def check_alone(operator: Operator, gate: Gate) -> None:
+    """O-18, L-12: raise NotPermitted without the right to change, HandsNeeded where one hand is too few.
+
+    The acts themselves ask, so that a way to them that forgot about hands is closed and not open.
+    """
+    check_right(operator, Right.CHANGE)
+    if gate in operator.gates:
+        raise HandsNeeded(about=gate, got="one hand", expected="a proposal that others approve")

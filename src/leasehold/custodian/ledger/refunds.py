@@ -13,7 +13,7 @@ import msgspec
 from leasehold.core.units import Instant, Units
 from leasehold.custodian.ledger import audit, grants, leases, loans
 from leasehold.custodian.ledger.checks import check_reason, check_units, next_number
-from leasehold.custodian.ledger.operators import Operator, Right, check_right
+from leasehold.custodian.ledger.operators import Gate, Operator, check_alone
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import BadRequest, BudgetExhausted, Conflict
 
@@ -57,10 +57,10 @@ def refund(
 ) -> Refund:
     """M-9: give `units` of the lease's cost back to its grant, and say why.
 
-    Raises NotPermitted, UnknownThing, Conflict (another's lease, or more than it cost), BudgetExhausted
-    (the loan's cap has less left), BadRequest.
+    Raises NotPermitted, HandsNeeded, UnknownThing, Conflict (another's lease, or more than it cost),
+    BudgetExhausted (the loan's cap has less left), BadRequest.
     """
-    check_right(operator, Right.CHANGE)
+    check_alone(operator, Gate.GRANT)
     check_units(units, about="refund", least=1)
     check_reason(reason)
     if not reason.strip():

@@ -13,7 +13,7 @@ from leasehold.custodian.ledger.checks import check_reason, found, next_number
 from leasehold.custodian.ledger.consumers import show_consumer
 from leasehold.custodian.ledger.instances import show_instance
 from leasehold.custodian.ledger.loans import show_loan
-from leasehold.custodian.ledger.operators import Operator, Right, check_right
+from leasehold.custodian.ledger.operators import Gate, Operator, Right, check_alone, check_right
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import BadRequest, Conflict
 
@@ -116,8 +116,11 @@ def order(
 
 
 def lift(tx: Tx, *, now: Instant, operator: Operator, stop: int, reason: str) -> Stop:
-    """Resume; instances that the stop found stay stopped. Raises NotPermitted, UnknownThing, Conflict."""
-    check_right(operator, Right.CHANGE)
+    """Resume; instances that the stop found stay stopped.
+
+    Raises NotPermitted, HandsNeeded, UnknownThing, Conflict.
+    """
+    check_alone(operator, Gate.RESUME)
     check_reason(reason)
     if show_stop(tx, stop).lifted is not None:
         raise Conflict(about=f"stop {stop}", got="lifted before")
