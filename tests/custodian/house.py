@@ -28,6 +28,7 @@ from leasehold.core.statements import sign_text
 from leasehold.core.tariff import PER_TOKEN
 from leasehold.core.units import DAY, MINUTE, Duration, Instant, Units, after
 from leasehold.custodian import settings as settings_module
+from leasehold.custodian.acts import NewLoan
 from leasehold.custodian.api import build
 from leasehold.custodian.appraise import CONFIGURATION_KIND
 from leasehold.custodian.collateral.folder import FolderCollateral
@@ -39,7 +40,7 @@ from leasehold.custodian.log import FIELDS
 from leasehold.custodian.ports import Ports
 from leasehold.custodian.release import FolderKeys, read_header
 from leasehold.custodian.seal import seal_folder
-from leasehold.custodian.service import Custodian, NewLoan
+from leasehold.custodian.service import Custodian
 from leasehold.custodian.settings import Place, Rules, Settings
 from leasehold.custodian.store.inline import InlineStore
 from leasehold.custodian.store.port import Store

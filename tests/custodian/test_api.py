@@ -17,7 +17,7 @@ from leasehold.core.lease import LeasePolicy
 from leasehold.core.messages import MESSAGE_BYTES_MAX, Attest, Problem, Release
 from leasehold.core.tariff import PER_TOKEN
 from leasehold.core.units import DAY, Units
-from leasehold.custodian import desk, tree, watch
+from leasehold.custodian import desk, proposals, tree, watch
 from leasehold.custodian.ledger import audit, consumers
 from leasehold.custodian.ledger.notes import check_note, parse_checkpoint
 from leasehold.custodian.ledger.operators import Role
@@ -39,7 +39,13 @@ from leasehold.custodian.settings import Rules
 from .house import ADMIN, LOAN, MODEL, Guest, House, Office, challenge_over, peer_of_release
 
 ENDPOINTS = [
-    (method, path) for method, path, _ in (*desk.ENDPOINTS, *watch.ENDPOINTS, *tree.ENDPOINTS)
+    (method, path)
+    for method, path, _ in (
+        *desk.ENDPOINTS,
+        *watch.ENDPOINTS,
+        *tree.ENDPOINTS,
+        *proposals.ENDPOINTS,
+    )
 ]
 
 

@@ -22,7 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from leasehold.core.encoding import from_json, to_json
 from leasehold.core.messages import MESSAGE_BYTES_MAX, Attest, Problem
 from leasehold.core.units import SECOND
-from leasehold.custodian import desk, tree, watch
+from leasehold.custodian import desk, proposals, tree, watch
 from leasehold.custodian.channel import Bucket, SocketChannel, attend
 from leasehold.custodian.desk import Call, Desk, Handler
 from leasehold.custodian.ledger.operators import Operator, Right, check_right
@@ -50,6 +50,7 @@ from leasehold.net.servers import peer_of
 
 BODY_SECONDS_MAX: Final = 15.0
 _JSON: Final = "application/json"
+_PROPOSED: Final = 202
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -188,7 +189,7 @@ def build(desk_: Desk, log: Log) -> Starlette:
         WebSocketRoute("/enclave/channel", api.channel),
         Route("/models/{digest}", api.model, methods=["GET"]),
     ]
-    for method, path, handler in (*desk.ENDPOINTS, *watch.ENDPOINTS):
+    for method, path, handler in (*desk.ENDPOINTS, *watch.ENDPOINTS, *proposals.ENDPOINTS):
         routes.append(Route(path, api.operators(handler), methods=[method]))
     for method, path, handler in tree.ENDPOINTS:
         routes.append(Route(path, api.operators(handler, Right.HASHES), methods=[method]))
@@ -222,6 +223,8 @@ def _answer(value: object) -> Response:
     headers = {"cache-control": "no-store"}
     if isinstance(value, tree.Plain):
         return Response(value.body, media_type=value.kind, headers=headers)
+    if isinstance(value, proposals.Pending):
+        return Response(to_json(value.view), _PROPOSED, headers, _JSON)
     return Response(to_json(value), media_type=_JSON, headers=headers)
 
 

@@ -1,5 +1,6 @@
 """The operators' desk: what the endpoints for models, loans, consumers and grants do, as a table.
 
+What may take several hands is not here but in `proposals`.
 Spec: docs/spec/custodian-api.md. Each handler reads one strict record (O-3), runs one act under
 the operator's name (O-5), and returns a record. Refuses to know HTTP and certificates.
 """
@@ -14,12 +15,11 @@ from typing import Final, TypeVar
 import msgspec
 
 from leasehold.core.encoding import from_json
-from leasehold.core.units import Instant
 from leasehold.custodian import records
 from leasehold.custodian.ledger import consumers, grants, loans, refunds
 from leasehold.custodian.ledger.operators import Operator
 from leasehold.custodian.release import read_header
-from leasehold.custodian.service import Custodian, NewLoan
+from leasehold.custodian.service import Custodian
 from leasehold.custodian.settings import Settings
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import BadRequest, Conflict, UnknownThing
@@ -128,40 +128,6 @@ async def show_loan(desk: Desk, call: Call) -> object:
     return records.view_loan(await desk.custodian.look(lambda tx: loans.show_loan(tx, name)))
 
 
-async def create_loan(desk: Desk, call: Call) -> object:
-    """Lend a model."""
-    new = call.read(records.LoanOrder)
-    loan = NewLoan(
-        name=new.name,
-        model=new.model,
-        manifest=new.manifest,
-        tariff=new.tariff,
-        policy=new.policy,
-        cap=new.cap,
-        instances_max=new.instances_max,
-        dead_man=new.dead_man,
-    )
-    return records.view_loan(await desk.custodian.create_loan(call.operator, loan))
-
-
-async def change_cap(desk: Desk, call: Call) -> object:
-    """Raise or lower a loan's cap."""
-    name, units = call.path["name"], call.read(records.CapChange).units
-    return records.view_loan(
-        await desk.custodian.change(
-            lambda tx, now: loans.change_cap(
-                tx, now=now, operator=call.operator, loan=name, units=units
-            )
-        )
-    )
-
-
-async def replace_manifest(desk: Desk, call: Call) -> object:
-    """Judge by another manifest."""
-    name, manifest = call.path["name"], call.read(records.ManifestChange).manifest
-    return records.view_loan(await desk.custodian.replace_manifest(call.operator, name, manifest))
-
-
 async def end_loan(desk: Desk, call: Call) -> object:
     """Grant no lease under it again."""
     name = call.path["name"]
@@ -221,62 +187,11 @@ async def list_grants(desk: Desk, call: Call) -> object:
     return [records.view_grant(one) for one in found]
 
 
-async def create_grant(desk: Desk, call: Call) -> object:
-    """A budget for a consumer under a loan."""
-    new = call.read(records.GrantOrder)
-
-    def act(tx: Tx, now: Instant) -> grants.Grant:
-        return grants.create_grant(
-            tx,
-            now=now,
-            operator=call.operator,
-            loan=new.loan,
-            consumer=new.consumer,
-            units=new.units,
-        )
-
-    return records.view_grant(await desk.custodian.change(act))
-
-
-async def change_grant(desk: Desk, call: Call) -> object:
-    """Add to a budget, or take back what is available."""
-    new = call.read(records.GrantOrder)
-
-    def act(tx: Tx, now: Instant) -> grants.Grant:
-        return grants.change_grant(
-            tx,
-            now=now,
-            operator=call.operator,
-            loan=new.loan,
-            consumer=new.consumer,
-            units=new.units,
-        )
-
-    return records.view_grant(await desk.custodian.change(act))
-
-
 async def list_refunds(desk: Desk, call: Call) -> object:
     """Units that were given back, with running totals."""
     want = call.ask(records.GrantQuery)
     return await desk.custodian.look(
         lambda tx: refunds.list_refunds(tx, loan=want.loan, consumer=want.consumer)
-    )
-
-
-async def refund(desk: Desk, call: Call) -> object:
-    """M-9: give back what a lease cost for nothing."""
-    new = call.read(records.RefundOrder)
-    return await desk.custodian.change(
-        lambda tx, now: refunds.refund(
-            tx,
-            now=now,
-            operator=call.operator,
-            loan=new.loan,
-            consumer=new.consumer,
-            lease=new.lease,
-            units=new.units,
-            reason=new.reason,
-        )
     )
 
 
@@ -306,10 +221,7 @@ ENDPOINTS: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/operator/models", list_models),
     ("PUT", "/operator/models/{name}", register_model),
     ("GET", "/operator/loans", list_loans),
-    ("POST", "/operator/loans", create_loan),
     ("GET", "/operator/loans/{name}", show_loan),
-    ("POST", "/operator/loans/{name}/cap", change_cap),
-    ("PUT", "/operator/loans/{name}/manifest", replace_manifest),
     ("POST", "/operator/loans/{name}/end", end_loan),
     ("GET", "/operator/consumers", list_consumers),
     ("POST", "/operator/consumers", add_consumer),
@@ -317,10 +229,7 @@ ENDPOINTS: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/operator/keys", add_key),
     ("POST", "/operator/keys/{name}/revoke", revoke_key),
     ("GET", "/operator/grants", list_grants),
-    ("POST", "/operator/grants", create_grant),
-    ("POST", "/operator/grants/change", change_grant),
     ("GET", "/operator/refunds", list_refunds),
-    ("POST", "/operator/refunds", refund),
     ("GET", "/operator/key-caps", list_key_caps),
     ("POST", "/operator/key-caps", cap_key),
 )

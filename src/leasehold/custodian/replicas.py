@@ -10,10 +10,11 @@ import asyncio
 from typing import Final
 
 from leasehold.core.messages import AttestAgain, Problem
+from leasehold.custodian.acts import EXTENSION, MANIFEST, STOP
 from leasehold.custodian.decide import orders_for
 from leasehold.custodian.ledger import extensions, stops
 from leasehold.custodian.log import Log, place_of
-from leasehold.custodian.service import EXTENSION, MANIFEST, STOP, Custodian
+from leasehold.custodian.service import Custodian
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import EvidenceExpired, LeaseholdError
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from leasehold.attest.collateral import sign_bundle
@@ -16,7 +15,6 @@ from leasehold.attest.manifest import parse_manifest
 from leasehold.core.binding import NONCE_BYTES
 from leasehold.core.crypto import instance_id
 from leasehold.core.encoding import to_json
-from leasehold.core.lease import LeasePolicy
 from leasehold.core.messages import (
     STOP_ORDER_KIND,
     Attest,
@@ -38,8 +36,9 @@ from leasehold.core.messages import (
     StopReason,
 )
 from leasehold.core.statements import sign
-from leasehold.core.tariff import Tariff
-from leasehold.core.units import Duration, Instant, Units
+from leasehold.core.units import Instant, Units
+from leasehold.custodian import acts
+from leasehold.custodian.acts import PROGRESS, STOP
 from leasehold.custodian.appraise import Accepted, appraise, loan_of
 from leasehold.custodian.decide import decide, orders_for, refusal_of
 from leasehold.custodian.ledger import (
@@ -70,22 +69,6 @@ from leasehold.errors import (
 )
 
 T = TypeVar("T")
-# What replicas tell each other (L-10): the kind of news, then what it is about.
-STOP, EXTENSION, MANIFEST, PROGRESS = "stop", "extension", "manifest", "progress"
-
-
-@dataclass(frozen=True, slots=True)
-class NewLoan:
-    """What an operator decides when lending a model; `manifest` is the whole signed file."""
-
-    name: str
-    model: str
-    manifest: bytes
-    tariff: Tariff
-    policy: LeasePolicy
-    cap: Units
-    instances_max: int
-    dead_man: Duration
 
 
 class Custodian:
@@ -255,52 +238,37 @@ class Custodian:
         now = self.ports.clock.now()
         return await self.ports.store.write(lambda tx: act(tx, now))
 
-    async def create_loan(self, operator: Operator, new: NewLoan) -> loans.Loan:
+    def check_manifest(self, manifest: bytes) -> None:
+        """That this custodian signed it and that it is in force. Raises what `parse_manifest` raises."""
+        root = self.keys.root.public
+        parse_manifest(manifest, now=self.ports.clock.now(), custodian_root=root)
+
+    async def create_loan(self, operator: Operator, new: acts.NewLoan) -> loans.Loan:
         """Lend a registered model under a manifest that this custodian signed and that is in force.
 
-        Raises what `parse_manifest` and `loans.create_loan` raise.
+        Raises what `check_manifest` and `loans.create_loan` raise.
         """
-        parse_manifest(
-            new.manifest, now=self.ports.clock.now(), custodian_root=self.keys.root.public
-        )
-        return await self.change(
-            lambda tx, now: loans.create_loan(
-                tx,
-                now=now,
-                operator=operator,
-                name=new.name,
-                model=new.model,
-                manifest=new.manifest,
-                tariff=new.tariff,
-                policy=new.policy,
-                cap=new.cap,
-                instances_max=new.instances_max,
-                dead_man=new.dead_man,
-            )
-        )
+        self.check_manifest(new.manifest)
+        return await self.change(lambda tx, now: acts.create_loan(tx, now, operator, new))
 
     async def replace_manifest(self, operator: Operator, loan: str, manifest: bytes) -> loans.Loan:
         """Judge by another signed manifest from now on; the loan's instances are told to attest again.
 
-        Those that it does not accept are refused at once (N-10).
-
-        Raises what `parse_manifest` and `loans.replace_manifest` raise.
+        Raises what `check_manifest` and `loans.replace_manifest` raise.
         """
-        now = self.ports.clock.now()
-        parse_manifest(manifest, now=now, custodian_root=self.keys.root.public)
+        self.check_manifest(manifest)
+        changed = await self.change(
+            lambda tx, now: acts.replace_manifest(tx, now, operator, loan, manifest)
+        )
+        await self.tell_manifest(loan)
+        return changed
 
-        def act(tx: Tx, at: Instant) -> loans.Loan:
-            tx.tell(f"{MANIFEST} {loan}")
-            return loans.replace_manifest(
-                tx, now=at, operator=operator, loan=loan, manifest=manifest
-            )
-
-        changed = await self.change(act)
+    async def tell_manifest(self, loan: str) -> None:
+        """A loan's new manifest is durable: what it does not accept is refused at once (N-10)."""
         await self.rejudge()
         self.listeners.tell_loan(
             loan, AttestAgain(_problem(EvidenceExpired(about="a new manifest")))
         )
-        return changed
 
     async def approve(
         self, operator: Operator, request: int, units: Units | None = None
@@ -309,31 +277,21 @@ class Custodian:
 
         Raises as `extensions.approve` does.
         """
-        return await self._decide(
-            lambda tx, now: extensions.approve(
-                tx, now=now, operator=operator, request=request, units=units
-            )
+        decision = await self.change(
+            lambda tx, now: acts.approve(tx, now, operator, request, units)
         )
+        self.tell_decision(decision)
+        return decision
 
     async def deny(self, operator: Operator, request: int, reason: str) -> extensions.Decision:
         """Deny with a reason and tell the loan's instances. Raises as `extensions.deny` does."""
-        return await self._decide(
-            lambda tx, now: extensions.deny(
-                tx, now=now, operator=operator, request=request, reason=reason
-            )
-        )
-
-    async def _decide(
-        self, act: Callable[[Tx, Instant], extensions.Decision]
-    ) -> extensions.Decision:
-        def told(tx: Tx, now: Instant) -> extensions.Decision:
-            decision = act(tx, now)
-            tx.tell(f"{EXTENSION} {decision.request.id}")
-            return decision
-
-        decision = await self.change(told)
-        self.listeners.tell_loan(decision.request.loan, decision.state)
+        decision = await self.change(lambda tx, now: acts.deny(tx, now, operator, request, reason))
+        self.tell_decision(decision)
         return decision
+
+    def tell_decision(self, decision: extensions.Decision) -> None:
+        """A decision is durable: the loan's instances hear it."""
+        self.listeners.tell_loan(decision.request.loan, decision.state)
 
     async def stop(self, operator: Operator, scope: Scope, target: str, reason: str) -> stops.Stop:
         """Stop first in the ledger, then push the order to whom it concerns (M-7).

@@ -25,19 +25,14 @@ async def list_requests(desk: Desk, call: Call) -> object:
     )
 
 
-async def approve(desk: Desk, call: Call) -> object:
-    """Approve all or part."""
-    units = call.read(records.Approval).units
-    return _decided(await desk.custodian.approve(call.operator, call.number, units))
-
-
 async def deny(desk: Desk, call: Call) -> object:
     """Deny, with a reason for the consumer."""
     reason = call.read(records.Why).reason
-    return _decided(await desk.custodian.deny(call.operator, call.number, reason))
+    return decided(await desk.custodian.deny(call.operator, call.number, reason))
 
 
-def _decided(decision: extensions.Decision) -> records.DecisionView:
+def decided(decision: extensions.Decision) -> records.DecisionView:
+    """A decision as operators see it."""
     budget = grants.budget_of(decision.budget)
     return records.DecisionView(decision.request, budget, decision.cap_limits)
 
@@ -66,14 +61,6 @@ async def show_progress(desk: Desk, call: Call) -> object:
             found = await desk.custodian.await_progress(stop, proved=want.proved)
             return _progress(desk, found)
     return _progress(desk, await desk.custodian.look(lambda tx: stops.progress(tx, stop=stop)))
-
-
-async def lift_stop(desk: Desk, call: Call) -> object:
-    """Resume."""
-    reason, stop = call.read(records.Why).reason, call.number
-    return await desk.custodian.change(
-        lambda tx, now: stops.lift(tx, now=now, operator=call.operator, stop=stop, reason=reason)
-    )
 
 
 def _progress(desk: Desk, found: stops.Progress) -> records.ProgressView:
@@ -130,12 +117,10 @@ async def show_checkpoint(desk: Desk, _call: Call) -> object:
 
 ENDPOINTS: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/operator/requests", list_requests),
-    ("POST", "/operator/requests/{id}/approve", approve),
     ("POST", "/operator/requests/{id}/deny", deny),
     ("GET", "/operator/stops", list_stops),
     ("POST", "/operator/stops", order_stop),
     ("GET", "/operator/stops/{id}", show_progress),
-    ("POST", "/operator/stops/{id}/lift", lift_stop),
     ("GET", "/operator/usage", show_usage),
     ("GET", "/operator/instances", list_instances),
     ("GET", "/operator/appraisals", list_appraisals),

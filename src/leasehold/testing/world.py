@@ -30,12 +30,13 @@ from leasehold.core.messages import Attest, Challenge, Release
 from leasehold.core.statements import sign_text
 from leasehold.core.tariff import PER_TOKEN, Tariff
 from leasehold.core.units import DAY, SECOND, Duration, Units, after
+from leasehold.custodian.acts import NewLoan
 from leasehold.custodian.channel import attend
 from leasehold.custodian.ledger import books, consumers, grants, loans
 from leasehold.custodian.ledger.operators import Operator, Role
 from leasehold.custodian.ports import Ports
 from leasehold.custodian.seal import seal_folder
-from leasehold.custodian.service import Custodian, NewLoan
+from leasehold.custodian.service import Custodian
 from leasehold.custodian.settings import Keys, Rules
 from leasehold.custodian.store.inline import InlineStore
 from leasehold.custodian.store.port import Store
