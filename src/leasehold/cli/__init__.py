@@ -78,6 +78,9 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "requests": Entry(
         "leasehold.cli.watch:requests", "Decide what consumers ask for.", "custodian"
     ),
+    "proposals": Entry(
+        "leasehold.cli.proposals:command", "Approve what takes several hands.", "custodian"
+    ),
     "stop": Entry(
         "leasehold.cli.stop:stop", "Stop a consumer, an enclave, a loan or all.", "custodian"
     ),
@@ -151,5 +154,6 @@ def _load(entry: Entry) -> click.Command:
 def main() -> None:
     """Lend AI models to hardware enclaves under an enforced budget.
 
-    Exit status: 2 malformed input, 3 not proven, 4 refused, 5 unavailable, 130 interrupted.
+    Exit status: 2 malformed input, 3 not proven, 4 refused, 5 unavailable, 6 proposed and not yet done,
+    130 interrupted.
     """

@@ -12,8 +12,10 @@ from typing import Any, Final, TypeVar
 import click
 import httpx2
 
+from leasehold.cli import output
 from leasehold.core.encoding import from_json, to_json
 from leasehold.core.messages import Problem
+from leasehold.custodian.proposed import ProposalView
 from leasehold.custodian.settings import (
     FIRST_OPERATOR,
     Credentials,
@@ -26,7 +28,9 @@ from leasehold.net.tls import client_context
 
 T = TypeVar("T")
 TIMEOUT_SECONDS: Final = 45.0  # the longest an answer is held back for news is 30
+PROPOSED: Final = 6  # the exit status of what is not done yet: a script must not go on
 _OK: Final = 200
+_ACCEPTED: Final = 202
 
 folder_option = click.option(
     "--custodian",
@@ -40,6 +44,14 @@ folder_option = click.option(
     help="The custodian's folder; of it only the address, the CA and the operator's certificate are read.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class Proposed(Exception):
+    """The act takes several hands, and became a proposal (O-19)."""
+
+    def __init__(self, view: ProposalView) -> None:
+        super().__init__(view.id)
+        self.view = view
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +71,11 @@ class Access:
         return from_json(self._send("GET", path, query=asked), kind)
 
     def post(self, path: str, body: object, kind: type[T]) -> T:
-        """Change something. Raises as `get` does."""
+        """Change something. Raises as `get` does, and Proposed."""
         return from_json(self._send("POST", path, body=to_json(body)), kind)
 
     def put(self, path: str, body: object, kind: type[T]) -> T:
-        """Put something in place. Raises as `get` does."""
+        """Put something in place. Raises as `post` does."""
         return from_json(self._send("PUT", path, body=to_json(body)), kind)
 
     def _send(
@@ -79,6 +91,8 @@ class Access:
             )
         except httpx2.HTTPError as cause:
             raise CustodianUnreachable(about=self.client.base_url, got=cause) from cause
+        if answer.status_code == _ACCEPTED:
+            raise Proposed(from_json(answer.content, ProposalView))
         if answer.status_code != _OK:
             problem = from_json(answer.content, Problem)
             raise from_wire(problem.code, problem.message)
@@ -111,10 +125,25 @@ def with_access(command: Callable[..., None]) -> Callable[..., None]:
     def with_options(*, folder: Path, operator: str, address: str | None, **others: Any) -> None:
         credentials = read_credentials(folder, operator)
         place = credentials.address if address is None else parse_place(address)
-        with connect(credentials, place) as access:
-            command(access, **others)
+        try:
+            with connect(credentials, place) as access:
+                command(access, **others)
+        except Proposed as proposed:
+            write_proposed(proposed.view, is_json=others.get("as_json", False))
+            click.get_current_context().exit(PROPOSED)
 
     return with_options
+
+
+def write_proposed(view: ProposalView, *, is_json: bool) -> None:
+    """That nothing is done yet, and what another operator is to run."""
+    if is_json:
+        output.write_json(view)
+        return
+    click.echo(
+        f"proposed as {view.id}; needs {view.missing} more: "
+        f"leasehold proposals approve {view.id} --digest {view.digest}"
+    )
 
 
 def read_bytes(path: Path) -> bytes:
