@@ -7,8 +7,8 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Coroutine, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -117,9 +117,19 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
     """A running custodian."""
+    with opened(tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def opened(
+    tmp_path: Path, prepare: Callable[[House], None] = lambda _house: None
+) -> Iterator[Desk]:
+    """A custodian that runs while the block does, in a folder that was prepared."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     house = House.build(tmp_path / "custodian", address=Place("127.0.0.1", port))
+    prepare(house)
     loop, ready = asyncio.new_event_loop(), threading.Event()
     box: list[Running] = []
     stop = asyncio.Event()

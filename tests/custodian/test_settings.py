@@ -11,7 +11,8 @@ import pytest
 
 from leasehold.core.units import Instant
 from leasehold.custodian import settings
-from leasehold.custodian.ledger.operators import Role
+from leasehold.custodian.ledger.hands import Hands
+from leasehold.custodian.ledger.operators import Gate, Role
 from leasehold.custodian.settings import Place, parse_place
 from leasehold.errors import (
     AlreadyExists,
@@ -178,3 +179,62 @@ def test_an_address_is_a_host_and_a_port(text: str) -> None:
 def test_addresses_are_written_as_they_are_read() -> None:
     for text in ("localhost:1", "[::1]:8443", "10.0.0.1:65535"):
         assert str(parse_place(text)) == text
+
+
+def hands(folder: Path, table: str) -> None:
+    """Write the table `[hands]` anew."""
+    file = folder / "custodian.toml"
+    text = re.sub(r"\n\[hands\]\n[^\[]*", "\n", file.read_text())
+    file.write_text(f"{text}\n{table}\n")
+
+
+def test_one_hand_is_enough_unless_the_settings_say_otherwise(folder: Path) -> None:
+    assert settings.read(folder).operator("admin").gates == frozenset()
+    hands(folder, "")
+    assert settings.read(folder).hands == Hands(1, 1, 1, 1, 1)
+
+
+def test_hands_are_read_and_gate_every_operator(folder: Path) -> None:
+    keys = settings.read_keys(folder)
+    for name in ("eve", "sam"):
+        role = Role.ADMIN if name == "eve" else Role.STOPPER
+        settings.add_operator(
+            folder, name, role, authority=keys.authority, now=NOW, entropy=os.urandom
+        )
+    hands(folder, "[hands]\ngrant = 2\nresume = 2")
+    found = settings.read(folder)
+    assert found.hands == Hands(grant=2, resume=2)
+    for name in ("admin", "eve", "sam"):
+        assert found.operator(name).gates == {Gate.GRANT, Gate.RESUME}
+    assert found.quorum.counted(("admin", "sam", "eve", "nobody")) == ("admin", "eve")
+
+
+@pytest.mark.parametrize(
+    ("table", "about"),
+    [
+        ("[hands]\ngrant = 2", "hands.grant"),  # of one administrator
+        ("[hands]\nrelease = 0", "custodian.toml"),
+        ("[hands]\ncap = -1", "custodian.toml"),
+        ('[hands]\nmanifest = "2"', "custodian.toml"),
+        ("[hands]\nstop = 2", "custodian.toml"),  # to stop always takes one
+    ],
+)
+def test_hands_that_cannot_be_are_refused(folder: Path, table: str, about: str) -> None:
+    hands(folder, table)
+    with pytest.raises(BadSetting) as refusal:
+        settings.read(folder)
+    assert refusal.value.about == about
+
+
+def test_administrators_can_be_added_until_there_are_enough(folder: Path) -> None:
+    hands(folder, "[hands]\ngrant = 2")
+    authority = settings.read_keys(folder).authority
+    settings.add_operator(
+        folder, "eve", Role.ADMIN, authority=authority, now=NOW, entropy=os.urandom
+    )
+    assert settings.read(folder).hands.grant == 2
+    settings.add_operator(
+        folder, "eve", Role.VIEWER, authority=authority, now=NOW, entropy=os.urandom
+    )
+    with pytest.raises(BadSetting):
+        settings.read(folder)
