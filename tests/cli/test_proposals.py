@@ -119,7 +119,7 @@ def test_each_refusal_has_its_code(desk: Desk) -> None:
     desk.refused("proposal_closed", 4, *approve, digest, "--operator", "eve")
     assert desk.json("proposals", "list") == []
     assert "rejected" in desk.run("proposals", "list", "--all")
-    assert "by eve not now" in desk.run("proposals", "show", number)
+    assert 'closed because: "not now"' in desk.run("proposals", "show", number)
 
 
 def test_a_proposers_words_cannot_pass_for_a_line_of_ours(desk: Desk) -> None:

@@ -12,6 +12,8 @@ _REPORTS: Final = "leasehold.custodian.ledger.reports"
 _STOPS: Final = "leasehold.custodian.ledger.stops"
 _EPOCH: Final = "leasehold.custodian.ledger.epoch"
 _ACCOUNTS: Final = "leasehold.custodian.ledger.accounts"
+_HANDS: Final = "leasehold.custodian.ledger.hands"
+_OPERATORS: Final = "leasehold.custodian.ledger.operators"
 _AUDIT: Final = "leasehold.custodian.ledger.audit"
 _SERVICE: Final = "leasehold.custodian.service"
 _METER: Final = "leasehold.core.meter"
@@ -24,6 +26,7 @@ _SQLITE: Final = "leasehold.custodian.store.sqlite"
 
 _T_ASKS: Final = "tests/custodian/ledger/test_asks.py"
 _T_REPORTS: Final = "tests/custodian/ledger/test_reports.py"
+_T_HANDS: Final = "tests/custodian/ledger/test_hands.py"
 _T_METER: Final = "tests/core/test_meter.py"
 
 _ALL: Final = (
@@ -340,6 +343,42 @@ _ALL: Final = (
         "stopped_at is not None and asked_at <= stopped_at",
         "stopped_at is not None and asked_at < 0",
         test=f"{_T_METER}::test_what_was_asked_for_before_the_stop_is_no_grant_after_it",
+    ),
+    # Several hands -------------------------------------------------------------------------------
+    Mistake(
+        "hand-counts-twice",
+        _HANDS,
+        "is_done = len(hands) >= needed",
+        "is_done = len(hands) + again >= needed",
+        test=f"{_T_HANDS}::test_a_hand_counts_once",
+    ),
+    Mistake(
+        "dismissed-hand-counts",
+        _HANDS,
+        "if name in self.roles and Right.CHANGE in RIGHTS[self.roles[name]]",
+        "if name",
+        test=f"{_T_HANDS}::test_the_hand_of_one_who_lost_the_role_does_not_count",
+    ),
+    Mistake(
+        "digest-not-compared",
+        _HANDS,
+        "if not is_equal(one.digest, digest):",
+        "if not digest:",
+        test=f"{_T_HANDS}::test_another_digest_is_refused",
+    ),
+    Mistake(
+        "hands-only-at-the-door",
+        _OPERATORS,
+        "if gate in operator.gates:",
+        "if not operator.name:",
+        test=f"{_T_HANDS}::test_the_ledger_itself_refuses_one_hand",
+    ),
+    Mistake(
+        "proposal-outlives-restore",
+        _EPOCH,
+        "    hands.void_all(tx, now=now, actor=operator.name, reason=reason)\n",
+        "",
+        test=f"{_T_HANDS}::test_a_restore_ends_all_that_was_pending",
     ),
     # Serving -------------------------------------------------------------------------------------
     Mistake(

@@ -73,7 +73,8 @@ def show_proposal(access: Access, *, number: int, as_json: bool) -> None:
         "until": output.utc(one.expires),
     }
     if one.closed is not None:
-        fields["closed"] = f"{output.utc(one.closed)} by {one.closed_by} {one.reason}".rstrip()
+        fields["closed"] = f"{output.utc(one.closed)} by {one.closed_by}"
+        fields["closed because"] = json.dumps(one.reason)
     fields["digest"] = digest
     body: dict[str, Any] = msgspec.json.decode(order.body, type=dict[str, Any])
     manifest = body.pop("manifest", None)
