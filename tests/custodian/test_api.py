@@ -23,11 +23,8 @@ from leasehold.custodian.ledger.notes import check_note, parse_checkpoint
 from leasehold.custodian.ledger.operators import Role
 from leasehold.custodian.records import (
     AuditPage,
-    CheckpointView,
-    ConsistencyView,
     GrantView,
     Hello,
-    InclusionView,
     InstanceView,
     LoanOrder,
     LoanView,
@@ -35,6 +32,7 @@ from leasehold.custodian.records import (
 )
 from leasehold.custodian.release import read_header
 from leasehold.custodian.settings import Rules
+from leasehold.custodian.tree_records import CheckpointView, ConsistencyView, InclusionView
 
 from .house import ADMIN, LOAN, MODEL, Guest, House, Office, challenge_over, peer_of_release
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -63,12 +63,11 @@ class Access:
 
     def get(self, path: str, kind: type[T], **query: object) -> T:
         """Read something. Raises what the custodian refused with, CustodianUnreachable, BadMessage."""
-        asked = {
-            key: str(value).lower() if isinstance(value, bool) else str(value)
-            for key, value in query.items()
-            if value is not None
-        }
-        return from_json(self._send("GET", path, query=asked), kind)
+        return from_json(self.read(path, **query), kind)
+
+    def read(self, path: str, **query: object) -> bytes:
+        """Read something that is no record: its bytes. Raises as `get` does."""
+        return self._send("GET", path, query=_asked(query))
 
     def post(self, path: str, body: object, kind: type[T]) -> T:
         """Change something. Raises as `get` does, and Proposed."""
@@ -97,6 +96,14 @@ class Access:
             problem = from_json(answer.content, Problem)
             raise from_wire(problem.code, problem.message)
         return answer.content
+
+
+def _asked(query: Mapping[str, object]) -> dict[str, str]:
+    return {
+        key: str(value).lower() if isinstance(value, bool) else str(value)
+        for key, value in query.items()
+        if value is not None
+    }
 
 
 @contextmanager

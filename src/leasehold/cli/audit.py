@@ -11,14 +11,14 @@ from leasehold.cli.access import Access, as_json, read_bytes, with_access, write
 from leasehold.core.encoding import from_json, to_json, unhex
 from leasehold.custodian.ledger import audit
 from leasehold.custodian.ledger.books import replay_entries
+from leasehold.custodian.ledger.claims import Claim, check_claim
 from leasehold.custodian.ledger.proofs import Proof, check_proof
 from leasehold.custodian.records import (
     ENTRIES_MAX,
     AuditPage,
-    CheckpointView,
     Hello,
-    InclusionView,
 )
+from leasehold.custodian.tree_records import CheckpointView, InclusionView, WitnessView
 from leasehold.custodian.witness import check_quorum
 
 _PATH = "/operator/audit"
@@ -55,17 +55,46 @@ def list_(access: Access, *, start: int | None, count: int, as_json: bool) -> No
 
 @command.command()
 @click.option("--out", type=click.Path(path_type=Path), help="Default: standard output.")
+@click.option(
+    "--cosigned", type=click.IntRange(1), help="The newest that so many witnesses have cosigned."
+)
 @with_access
-def checkpoint(access: Access, *, out: Path | None) -> None:
+def checkpoint(access: Access, *, out: Path | None, cosigned: int | None) -> None:
     """Fetch a signed checkpoint (C2SP); keep it elsewhere to catch a rewritten log later."""
-    write_bytes(out, access.get(f"{_PATH}/checkpoint", CheckpointView).checkpoint.encode())
+    write_bytes(out, access.read("/log/checkpoint", cosigned=cosigned))
+
+
+@command.command()
+@as_json
+@with_access
+def witnesses(access: Access, *, as_json: bool) -> None:
+    """Show who cosigns the log: enclaves and witnesses, and how far behind each of them is."""
+    found = access.get("/log/witnesses", list[WitnessView])
+    if as_json:
+        output.write_json(found)
+        return
+    output.write_rows(
+        "Who cosigns the audit log",
+        ("who", "kind", "size", "signed", "arrived", "behind"),
+        [
+            (one.name, one.kind, one.size, *map(output.utc, (one.signed, one.arrived)), one.behind)
+            for one in found
+        ],
+    )
 
 
 @command.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--accounts",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write what the custodian claims to be its accounts, for `replay --claimed`.",
+)
 @with_access
-def export(access: Access, *, file: Path) -> None:
+def export(access: Access, *, file: Path, accounts: Path | None) -> None:
     """Write the whole log into FILE: the exact bytes that are hashed, one leaf a line (A-1)."""
+    if accounts is not None:  # before the log, which then has all that they rest on
+        write_bytes(accounts, output.encode_json(access.get(f"{_PATH}/accounts", Claim)))
     leaves = fetch_log(access)
     write_bytes(file, b"".join(leaf + b"\n" for leaf in leaves))
     click.echo(f"{len(leaves)} entries")
@@ -130,8 +159,20 @@ def check_proof_(file: Path, *, key: str, origin: str) -> None:
 @click.option("--origin", required=True, help="The log's name.")
 @click.option("--witness", "witnesses", multiple=True, metavar="NAME=HEX", help="Repeat for more.")
 @click.option("--quorum", type=click.IntRange(1), help="So many must have cosigned; default: all.")
+@click.option(
+    "--claimed",
+    type=click.Path(path_type=Path),
+    help="Accounts that `export --accounts` wrote: they must be what the log gives.",
+)
 def replay(
-    file: Path, *, note: Path, key: str, origin: str, witnesses: tuple[str, ...], quorum: int | None
+    file: Path,
+    *,
+    note: Path,
+    key: str,
+    origin: str,
+    witnesses: tuple[str, ...],
+    quorum: int | None,
+    claimed: Path | None,
 ) -> None:
     """Check an exported log against a checkpoint and its witnesses, and compute the ledger from it.
 
@@ -142,7 +183,12 @@ def replay(
     public = unhex(key, about="audit key", size=32)
     size = audit.verify(lines, text, origin=origin, public=public)
     check_quorum(text, witnesses, quorum)
-    found = replay_entries(from_json(leaf, audit.Entry) for leaf in lines[:size])
+    entries = [from_json(leaf, audit.Entry) for leaf in lines[:size]]
+    found = replay_entries(entries)
+    if claimed is not None:
+        claim = from_json(read_bytes(claimed), Claim)
+        check_claim(claim, entries)
+        output.write_note(f"{len(claim.accounts)} claimed accounts are what the log gives.")
     output.write_rows(
         f"The ledger after {size} entries",
         ("account", "granted", "outstanding", "settled", "written off"),

@@ -149,6 +149,8 @@ def configure(
         "custodian_ca": keys.authority.certificate,
         "custodian_name": tls_name or file.names[0],
         "dead_man_seconds": dead_man,
+        "log_origin": keys.origin,
+        "log_key": keys.audit.public.hex(),
         **numbers,
     }
     signed = sign_text(keys.root, CONFIGURATION_KIND, write_toml(table))

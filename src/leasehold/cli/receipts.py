@@ -14,8 +14,9 @@ from leasehold.core.encoding import from_json, unhex
 from leasehold.custodian.ledger import audit
 from leasehold.custodian.ledger.audit import Entry
 from leasehold.custodian.reconciliation import Facts, Reconciled, parse_receipts, reconcile
-from leasehold.custodian.records import CheckpointView, Hello
+from leasehold.custodian.records import Hello
 from leasehold.custodian.settings import FIRST_OPERATOR, parse_place, read_credentials
+from leasehold.custodian.tree_records import CheckpointView
 from leasehold.errors import BadSetting, ReceiptsWrong
 
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)

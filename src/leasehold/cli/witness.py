@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 
 from leasehold.cli import output
-from leasehold.cli.access import Access, with_access, write_bytes
+from leasehold.cli.access import Access, read_bytes, with_access, write_bytes
 from leasehold.cli.custodian import now
 from leasehold.core.crypto import ED25519_BYTES, SigningKey
-from leasehold.core.encoding import unhex
-from leasehold.custodian.records import ConsistencyView
+from leasehold.core.encoding import from_json, unhex
+from leasehold.custodian.ledger.proofs import Proof
 from leasehold.custodian.settings import hex_line, read_seed, write_private
-from leasehold.custodian.witness import read_state, witness
+from leasehold.custodian.tree_records import ConsistencyView
+from leasehold.custodian.witness import accept_restore, check_given_up, read_state, witness
 from leasehold.errors import UnknownThing, Unproven
 
 _PATH = click.Path(path_type=Path)
@@ -73,3 +74,29 @@ def check(
         now=now(),
     )
     write_bytes(out, (found.checkpoint + line).encode())
+
+
+@command.command("accept-restore")
+@click.option("--state", required=True, type=_PATH, help="What this witness has seen.")
+@click.option("--origin", required=True, help="The log's name.")
+@click.option("--reason", required=True, help="Why; it is kept beside what is given up.")
+@click.option(
+    "--proof",
+    type=_PATH,
+    help="The log's `epoch.restore` entry, as `audit prove` writes it: it must name what is given up.",
+)
+@click.option("--log-key", metavar="HEX", help="The log's audit key, with --proof.")
+def accept_restore_(
+    *, state: Path, origin: str, reason: str, proof: Path | None, log_key: str | None
+) -> None:
+    """Accept that a restored log need not extend what was seen of it; what was seen is kept."""
+    if proof is not None:
+        seen = read_state(state).get(origin)
+        public = unhex(log_key or "", about="audit key", size=32)
+        check_given_up(seen, from_json(read_bytes(proof), Proof), origin=origin, public=public)
+    given_up = accept_restore(state, origin=origin, now=now(), reason=reason)
+    output.write_fields(
+        "Given up", {"log": origin, "size": str(given_up.size), "root": given_up.root.hex()}
+    )
+    if proof is None:
+        output.write_note("Without --proof nothing shows that the custodian owned up to a restore.")

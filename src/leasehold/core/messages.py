@@ -98,11 +98,17 @@ class Usage(_Record, frozen=True):
     spent: Units
 
 
-class Heartbeat(_Message, frozen=True, tag="heartbeat"):
-    """I live. `usage` repeats every open lease's cumulative counter."""
+class Heartbeat(_Message, frozen=True, omit_defaults=True, tag="heartbeat"):
+    """I live. `usage` repeats every open lease's cumulative counter.
+
+    `seen` is the size of the audit log that the instance has seen, None where it watches none; then
+    `cosignature` is over just this: eight bytes of seconds and a signature (W-5), or nothing.
+    """
 
     sequence: int
     usage: tuple[Usage, ...]
+    seen: int | None = None
+    cosignature: bytes = b""
 
 
 class LeaseAsk(_Message, frozen=True, tag="lease-ask"):
@@ -148,11 +154,22 @@ class StopProof(_Message, frozen=True, tag="stop-proof"):
 # Custodian to enclave, over the channel --------------------------------------------------------------
 
 
-class HeartbeatAck(_Message, frozen=True, tag="heartbeat-ack"):
-    """I heard you."""
+class LogHead(_Record, frozen=True):
+    """The audit log at `size`, signed as a C2SP checkpoint, with the proof that it extends size `old`."""
+
+    old: int
+    size: int
+    root: bytes
+    signature: bytes
+    proof: tuple[bytes, ...] = ()
+
+
+class HeartbeatAck(_Message, frozen=True, omit_defaults=True, tag="heartbeat-ack"):
+    """I heard you. `log` is for an instance that said what it has seen, now and then (W-5)."""
 
     sequence: int
     time: Instant
+    log: LogHead | None = None
 
 
 class Budget(_Record, frozen=True):

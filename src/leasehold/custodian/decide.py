@@ -19,7 +19,15 @@ from leasehold.core.messages import (
     StopProof,
 )
 from leasehold.core.units import Instant
-from leasehold.custodian.ledger import asks, extensions, instances, reports, stops
+from leasehold.custodian.ledger import (
+    asks,
+    cosignatures,
+    extensions,
+    instances,
+    reports,
+    stops,
+)
+from leasehold.custodian.settings import Keys
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import LeaseholdError, LoanStopped, UnknownThing
 
@@ -55,7 +63,9 @@ def orders_for(tx: Tx, instance: str) -> tuple[stops.Stop, ...]:
     )
 
 
-def decide(tx: Tx, *, now: Instant, instance: str, message: FromEnclave) -> FromCustodian:
+def decide(
+    tx: Tx, *, now: Instant, instance: str, message: FromEnclave, keys: Keys
+) -> FromCustodian:
     """The answer to one message, with all that it changes.
 
     O-12: closing reports and proofs of stop only ever give rights back and carry the instance's own
@@ -70,7 +80,10 @@ def decide(tx: Tx, *, now: Instant, instance: str, message: FromEnclave) -> From
     match message:
         case Heartbeat(sequence=sequence, usage=usage):
             reports.report_usage(tx, now=now, instance=instance, usage=usage)
-            return HeartbeatAck(sequence, now)
+            head = cosignatures.attend(
+                tx, now=now, instance=instance, beat=message, origin=keys.origin, key=keys.audit
+            )
+            return HeartbeatAck(sequence, now, head)
         case LeaseAsk():
             return asks.ask(tx, now=now, instance=instance, ask=message)
         case LeaseClose(statement=statement):

@@ -287,30 +287,6 @@ class AuditPage(_Record, frozen=True):
     entries: tuple[Entry, ...]
 
 
-class CheckpointView(_Record, frozen=True):
-    """A C2SP checkpoint, the exact text."""
-
-    checkpoint: str
-
-
-class InclusionView(_Record, frozen=True):
-    """The hashes from an entry up to the root of `size` entries; a checkpoint of just these, if fresh."""
-
-    index: int
-    size: int
-    proof: tuple[bytes, ...]
-    checkpoint: str
-
-
-class ConsistencyView(_Record, frozen=True):
-    """The hashes that show `size` entries to extend the first `old`; a checkpoint of these, if fresh."""
-
-    old: int
-    size: int
-    proof: tuple[bytes, ...]
-    checkpoint: str
-
-
 class _FindingPart(msgspec.Struct, frozen=True):
     text: str
 

@@ -205,7 +205,7 @@ class Custodian:
         """
 
         def act(tx: Tx, now: Instant) -> tuple[FromCustodian, tuple[stops.Stop, ...]]:
-            answer = decide(tx, now=now, instance=instance, message=message)
+            answer = decide(tx, now=now, instance=instance, message=message, keys=self.keys)
             beats = isinstance(message, Heartbeat)
             if isinstance(message, StopProof | LeaseClose):
                 tx.tell(PROGRESS)

@@ -73,10 +73,20 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What makes a custodian itself: the root key that signs, and the authority that issues names."""
+    """What makes a custodian itself: the root key that signs, and the authority that issues names.
+
+    `audit` signs checkpoints of the log; it is another key than the root's, because C2SP notes are
+    signed as they are, not as a frame (B-1).
+    """
 
     root: SigningKey
     authority: Authority
+    audit: SigningKey
+
+    @property
+    def origin(self) -> str:
+        """The name of the audit log (C2SP tlog-checkpoint): it follows the root key, not an address."""
+        return f"leasehold/{self.root.public.hex()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +105,7 @@ class Place:
 class Settings:
     """All that was chosen. `names` are in the server's certificate, the first one is its TLS name.
 
-    `audit` signs checkpoints of the log; it is another key than the root's, because C2SP notes are
-    signed as they are, not as a frame (B-1). `store` is the URL of a PostgreSQL database, empty for the
-    SQLite file `ledger`.
+    `store` is the URL of a PostgreSQL database, empty for the SQLite file `ledger`.
     """
 
     folder: Path
@@ -105,7 +113,6 @@ class Settings:
     address: Place
     names: tuple[str, ...]
     keys: Keys
-    audit: SigningKey
     operators: Mapping[str, Role]
     rules: Rules = field(default_factory=Rules)
     vendors: Vendors = field(default_factory=Vendors)
@@ -114,8 +121,13 @@ class Settings:
 
     @property
     def origin(self) -> str:
-        """The name of the audit log (C2SP tlog-checkpoint): it follows the root key, not an address."""
-        return f"leasehold/{self.keys.root.public.hex()[:16]}"
+        """The name of the audit log."""
+        return self.keys.origin
+
+    @property
+    def audit(self) -> SigningKey:
+        """The key that signs its checkpoints."""
+        return self.keys.audit
 
     @property
     def ledger(self) -> Path:
@@ -235,7 +247,6 @@ def read(folder: Path) -> Settings:
         address=parse_place(file.address),
         names=file.names,
         keys=read_keys(folder),
-        audit=SigningKey.load(read_seed(folder / "audit.key", ED25519_BYTES)),
         operators=file.operators,
         rules=Rules(certificate_life=Duration(file.certificate_minutes * MINUTE)),
         vendors=file.collateral,
@@ -282,9 +293,11 @@ def read_credentials(folder: Path, operator: str) -> Credentials:
 
 
 def read_keys(folder: Path) -> Keys:
-    """Root key and authority of a folder. Raises BadSetting, FileTrouble."""
+    """Root key, authority and audit key of a folder. Raises BadSetting, FileTrouble."""
     root = SigningKey.load(read_seed(folder / "root.key", ED25519_BYTES))
-    return Keys(root, Authority(read_tls_key(folder / "ca.key"), read_text(folder / "ca.pem")))
+    authority = Authority(read_tls_key(folder / "ca.key"), read_text(folder / "ca.pem"))
+    audit = SigningKey.load(read_seed(folder / "audit.key", ED25519_BYTES))
+    return Keys(root, authority, audit)
 
 
 def read_tls_key(path: Path) -> TlsKey:

@@ -9,18 +9,26 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
+from leasehold.core.units import SECOND, Instant
 from leasehold.custodian.desk import Call, Desk, Handler
-from leasehold.custodian.ledger import audit, tiles
+from leasehold.custodian.ledger import audit, cosignatures, tiles
+from leasehold.custodian.ledger.cosignatures import Cosignature
+from leasehold.custodian.ledger.notes import ORIGIN, find_cosignature
 from leasehold.custodian.ledger.operators import Right, check_right
 from leasehold.custodian.ledger.tiles import Tree
 from leasehold.custodian.log import Log, place_of
-from leasehold.custodian.records import ConsistencyView, InclusionView
 from leasehold.custodian.store.port import Store, Tx
-from leasehold.errors import LeaseholdError
+from leasehold.custodian.tree_records import (
+    ConsistencyView,
+    CosignatureOrder,
+    InclusionView,
+    WitnessView,
+)
+from leasehold.errors import BadRequest, LeaseholdError
 
 KEEP_SECONDS: Final = 1.0
 
@@ -33,6 +41,13 @@ class Plain:
     kind: str
 
 
+class _Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The log at `size`, or the newest that at least `cosigned` have cosigned; as it is now without."""
+
+    size: int | None = None
+    cosigned: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
 class _Inclusion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     index: int
     size: int | None = None
@@ -43,11 +58,52 @@ class _Consistency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: int | None = None
 
 
-async def checkpoint(desk: Desk, _call: Call) -> object:
-    """A fresh C2SP checkpoint, the note itself."""
-    key, origin = desk.settings.audit, desk.settings.origin
-    note = await desk.custodian.look(lambda tx: audit.checkpoint(tx, origin=origin, key=key))
+async def checkpoint(desk: Desk, call: Call) -> object:
+    """A C2SP checkpoint with its cosignatures, the note itself. Raises UnknownThing."""
+    want, key, origin = call.ask(_Checkpoint), desk.settings.audit, desk.settings.origin
+
+    def read(tx: Tx) -> str:
+        size = want.size
+        if want.cosigned is not None:
+            size = cosignatures.newest_size(tx, want.cosigned)
+        return cosignatures.cosigned_checkpoint(tx, origin=origin, key=key, size=size)
+
+    note = await desk.custodian.look(read)
     return Plain(note.encode(), "text/plain; charset=utf-8")
+
+
+async def list_witnesses(desk: Desk, _call: Call) -> object:
+    """O-22: who cosigns the log, and up to where."""
+
+    def read(tx: Tx) -> list[WitnessView]:
+        size, _ = audit.head(tx)
+        return [_view(one, size) for one in cosignatures.list_newest(tx)]
+
+    return await desk.custodian.look(read)
+
+
+async def cosign(desk: Desk, call: Call) -> object:
+    """O-22: keep a witness's cosignature. Raises BadRequest, and as `cosignatures.keep`."""
+    check_right(call.operator, Right.HASHES)
+    order, origin = call.read(CosignatureOrder), desk.settings.origin
+    if not ORIGIN.fullmatch(order.name) or order.name.startswith(f"{origin}/instance/"):
+        raise BadRequest(about="witness name", got=order.name, expected="a witness's own")
+    line = find_cosignature(order.line, name=order.name, public=order.key)
+
+    def write(tx: Tx, now: Instant) -> WitnessView:
+        found = Cosignature(
+            order.name, order.size, "witness", order.key, line.seconds, line.signature, now
+        )
+        cosignatures.keep(tx, origin, found)
+        return _view(found, audit.head(tx)[0])
+
+    return await desk.custodian.change(write)
+
+
+def _view(one: Cosignature, size: int) -> WitnessView:
+    signed = Instant(one.seconds * SECOND)
+    key, behind = one.public.hex(), size - one.size
+    return WitnessView(one.name, one.kind, key, one.size, signed, one.at, behind)
 
 
 async def tile(desk: Desk, call: Call) -> object:
@@ -101,6 +157,8 @@ async def keep_tiles(store: Store, log: Log) -> None:
 
 ENDPOINTS: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/log/checkpoint", checkpoint),
+    ("GET", "/log/witnesses", list_witnesses),
+    ("POST", "/log/cosignature", cosign),
     ("GET", "/log/tile/{tile:path}", tile),
     ("GET", "/log/inclusion", inclusion),
     ("GET", "/log/consistency", consistency),

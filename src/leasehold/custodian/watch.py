@@ -11,8 +11,9 @@ from typing import Final
 
 from leasehold.custodian import records
 from leasehold.custodian.desk import Call, Desk, Handler
-from leasehold.custodian.ledger import audit, extensions, grants, instances, stops, usage
+from leasehold.custodian.ledger import audit, claims, extensions, grants, instances, stops, usage
 from leasehold.custodian.service import is_complete
+from leasehold.custodian.tree_records import CheckpointView
 
 # Extension requests ----------------------------------------------------------------------------------
 
@@ -111,8 +112,13 @@ async def show_checkpoint(desk: Desk, _call: Call) -> object:
     """O-9: a signed checkpoint of the audit log as it is now."""
     key, origin = desk.settings.audit, desk.settings.origin
     return await desk.custodian.look(
-        lambda tx: records.CheckpointView(audit.checkpoint(tx, origin=origin, key=key))
+        lambda tx: CheckpointView(audit.checkpoint(tx, origin=origin, key=key))
     )
+
+
+async def show_accounts(desk: Desk, _call: Call) -> object:
+    """O-9: every account as the ledger has it, to be compared with what the log gives."""
+    return await desk.custodian.look(claims.claim)
 
 
 ENDPOINTS: Final[tuple[tuple[str, str, Handler], ...]] = (
@@ -126,4 +132,5 @@ ENDPOINTS: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/operator/appraisals", list_appraisals),
     ("GET", "/operator/audit", show_audit),
     ("GET", "/operator/audit/checkpoint", show_checkpoint),
+    ("GET", "/operator/audit/accounts", show_accounts),
 )

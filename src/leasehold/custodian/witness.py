@@ -15,26 +15,63 @@ from typing import Final
 import msgspec
 
 from leasehold.core import merkle
-from leasehold.core.crypto import SigningKey, check_signature, is_equal, sha256
-from leasehold.core.encoding import b64, from_json, to_json, unb64, unhex
+from leasehold.core.checkpoint import cosigned_text
+from leasehold.core.crypto import SigningKey, check_signature
+from leasehold.core.encoding import from_json, to_json, unhex
 from leasehold.core.units import SECOND, Instant
-from leasehold.custodian.ledger.notes import Checkpoint, check_note, parse_checkpoint
+from leasehold.custodian.ledger.audit import Entry
+from leasehold.custodian.ledger.notes import (
+    Checkpoint,
+    Line,
+    check_note,
+    cosignature_line,
+    find_cosignature,
+    parse_checkpoint,
+)
+from leasehold.custodian.ledger.proofs import Proof, check_proof
+from leasehold.custodian.mark import RESTORE
 from leasehold.custodian.settings import read_private, write_private
-from leasehold.errors import BadMessage, BadSignature, Conflict, FileTrouble, Unproven
+from leasehold.errors import (
+    BadMessage,
+    BadRequest,
+    BadSignature,
+    Conflict,
+    FileTrouble,
+    UnknownThing,
+    Unproven,
+)
 
 PROOF_HASHES_MAX: Final = 63
 NAME: Final = re.compile(r"[!-*,-~]{1,200}")
-_COSIGNATURE: Final = b"\x04"
-_DASH: Final = "\N{EM DASH} "
-_LINE_BYTES: Final = 4 + 8 + 64  # key id, seconds, Ed25519 signature
 
 
-class Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The newest checkpoint of one log that was cosigned: its size, its root, and the note."""
+class GivenUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A checkpoint that a person who runs the witness has given up after a restore: when, and why."""
 
     size: int
     root: bytes
     note: str
+    at: Instant
+    reason: str
+
+
+class Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The newest checkpoint of one log that was cosigned: its size, its root, and the note.
+
+    `given_up` are earlier ones that it need not extend (W-8); then, until the next one, the size is 0.
+    """
+
+    size: int
+    root: bytes
+    note: str
+    given_up: tuple[GivenUp, ...] = ()
+
+
+class _Named(msgspec.Struct, frozen=True):
+    """What an `epoch.restore` entry says of a checkpoint that it gives up."""
+
+    size: int
+    root: bytes
 
 
 def step(
@@ -57,31 +94,21 @@ def step(
         merkle.check_consistency(
             old_size=size, old_head=seen.root, size=signed.size, head=signed.root, proof=proof
         )
-    return Seen(signed.size, signed.root, note)
+    return Seen(signed.size, signed.root, note, () if seen is None else seen.given_up)
 
 
 def cosign(note: str, *, name: str, key: SigningKey, now: Instant) -> str:
     """W-2: the line that a witness adds below a note that `step` has accepted and that is on disk."""
     seconds = now // SECOND
-    signature = key.sign(_message(note, seconds))
-    packed = key_id(name, key.public) + seconds.to_bytes(8, "big") + signature
-    return f"{_DASH}{name} {b64(packed)}\n"
+    signature = key.sign(cosigned_text(_text(note), seconds))
+    return cosignature_line(Line(name, key.public, seconds, signature))
 
 
 def check_cosignature(note: str, *, name: str, public: bytes) -> Instant:
     """W-2: when this witness cosigned this note. Raises BadSignature, BadMessage."""
-    _, _, lines = note.rpartition("\n\n")
-    for line in lines.split("\n"):
-        signer, _, encoded = line.removeprefix(_DASH).rpartition(" ")
-        if signer != name or not line.startswith(_DASH):
-            continue
-        packed = unb64(encoded, about="cosignature")
-        if len(packed) != _LINE_BYTES or not is_equal(packed[:4], key_id(name, public)):
-            continue
-        seconds = int.from_bytes(packed[4:12], "big")
-        check_signature(public, _message(note, seconds), packed[12:])
-        return Instant(seconds * SECOND)
-    raise BadSignature(about="checkpoint", expected=f"a cosignature of {name}")
+    found = find_cosignature(note.rpartition("\n\n")[2], name=name, public=public)
+    check_signature(public, cosigned_text(_text(note), found.seconds), found.signature)
+    return Instant(found.seconds * SECOND)
 
 
 def check_quorum(note: str, witnesses: Sequence[str], quorum: int | None) -> None:
@@ -100,11 +127,6 @@ def check_quorum(note: str, witnesses: Sequence[str], quorum: int | None) -> Non
                 raise
     if count < need:
         raise Unproven(about="witnesses", got=count, expected=f">= {need}")
-
-
-def key_id(name: str, public: bytes) -> bytes:
-    """The first 4 bytes of SHA-256(name, newline, 0x04, key)."""
-    return sha256(name.encode() + b"\n" + _COSIGNATURE + public)[:4]
 
 
 def read_state(path: Path) -> dict[str, Seen]:
@@ -152,6 +174,44 @@ def witness(
     return line
 
 
+def accept_restore(path: Path, *, origin: str, now: Instant, reason: str) -> GivenUp:
+    """W-8: a person decides that the log need not extend what was seen; what was seen is kept beside.
+
+    Raises UnknownThing where nothing was seen of it, BadRequest without a reason, and as `read_state`.
+    """
+    state = read_state(path)
+    seen = state.get(origin)
+    if seen is None or not seen.size:
+        raise UnknownThing(about=origin, expected="a log of which this witness saw something")
+    if not reason.strip():
+        raise BadRequest(about="reason", expected="why the log need not extend what was seen")
+    given_up = GivenUp(seen.size, seen.root, seen.note, now, reason)
+    write_state(path, {**state, origin: Seen(0, b"", "", (*seen.given_up, given_up))})
+    return given_up
+
+
+def check_given_up(seen: Seen | None, proof: Proof, *, origin: str, public: bytes) -> None:
+    """W-8: the log itself says in an `epoch.restore` entry that it does not extend what was seen.
+
+    It stands where the log was shorter, and what it gives up is what was seen, or longer.
+    Raises Unproven, BadSignature, BadMessage.
+    """
+    check_proof(proof, origin=origin, public=public)
+    entry = from_json(proof.leaf, Entry)
+    wrong = Unproven(
+        about=f"entry {entry.index}",
+        got=entry.kind,
+        expected=f"{RESTORE} that gives up what was seen",
+    )
+    if seen is None or entry.kind != RESTORE or entry.index >= seen.size:
+        raise wrong
+    named = msgspec.convert(entry.detail.get("given_up", ()), tuple[_Named, ...])
+    if not any(
+        one.size > seen.size or (one.size == seen.size and one.root == seen.root) for one in named
+    ):
+        raise wrong
+
+
 def _signed(note: str, *, origin: str, public: bytes) -> Checkpoint:
     signed = parse_checkpoint(check_note(note, name=origin, public=public))
     if signed.origin != origin:
@@ -159,6 +219,5 @@ def _signed(note: str, *, origin: str, public: bytes) -> Checkpoint:
     return signed
 
 
-def _message(note: str, seconds: int) -> bytes:
-    text = note.rpartition("\n\n")[0] + "\n"
-    return f"cosignature/v1\ntime {seconds}\n{text}".encode()
+def _text(note: str) -> str:
+    return note.rpartition("\n\n")[0] + "\n"

@@ -44,6 +44,7 @@ from leasehold.enclave.lent import CustodianWire, Lent
 from leasehold.enclave.log import Log
 from leasehold.enclave.prover import Prover
 from leasehold.enclave.reports import Reports
+from leasehold.enclave.watching import LogWatch
 from leasehold.errors import (
     BadMessage,
     BadSignature,
@@ -82,6 +83,7 @@ class Link:
     proof_noted: asyncio.Event = field(default_factory=asyncio.Event)
     asks: Asks = field(init=False)
     reports: Reports = field(init=False)
+    watch: LogWatch = field(init=False)
     _certificate: str = ""
     _proven_at: Instant = Instant(0)
     _proven_until: Instant = Instant(0)
@@ -93,7 +95,9 @@ class Link:
 
     def __post_init__(self) -> None:
         self.asks = Asks(self.clock)
-        self.reports = Reports(self.instance, self.prover.keys.statement, self.meter)
+        key, settings = self.prover.keys.statement, self.prover.settings
+        self.reports = Reports(self.instance, key, self.meter)
+        self.watch = LogWatch(settings.log_origin, settings.log_key, key, self.clock, self.log)
 
     # Attestation ---------------------------------------------------------------------------------
 
@@ -240,6 +244,7 @@ class Link:
         match message:
             case HeartbeatAck():
                 self._contact(message.sequence)
+                self.watch.hear(message.log)
             case LeaseGranted():
                 asked_at, now = self._contact(message.sequence), self.clock.monotonic()
                 if self.meter.credit(message, asked_at=asked_at, now=now) is Credit.STRAY:
@@ -348,7 +353,8 @@ class Link:
 
     async def _beat(self) -> None:
         """A heartbeat, and all reports that have no answer yet."""
-        await self._try_send(Heartbeat(self.asks.next(), self.meter.usage()))
+        seen, cosignature = self.watch.size, self.watch.cosignature
+        await self._try_send(Heartbeat(self.asks.next(), self.meter.usage(), seen, cosignature))
         for report in self.reports.waiting():
             await self._try_send(report)
 

@@ -24,6 +24,8 @@ FIELDS: Final = frozenset(
         "measured",
         "milliseconds",
         "model",
+        "seen",
+        "shown",
         "state",
         "stop",
         "units",

@@ -268,6 +268,7 @@ class Application:
             "instance": enclave.instance,
             "loan": enclave.settings.loan,
             "simulated": enclave.machine.attester.simulated,
+            "log_forked": enclave.link.watch.forked,
         }
         status = 200 if enclave.state is State.SERVING else 503
         await exchange.answer(status, to_json(state))

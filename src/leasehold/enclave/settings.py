@@ -1,25 +1,29 @@
 """The enclave's configuration: the one file it reads, signed by the custodian, its hash in the evidence.
 
-Every key is mandatory but `devices`, without which no device is asked and evidence of none passes.
+Every key is mandatory but `devices`, without which no device is asked and evidence of none passes, and
+`log_origin` with `log_key`, without which the instance watches no audit log (docs/spec/witness.md, W-5).
 Addresses and mirrors are no part of it; they are hints that the borrower may choose.
 """
 
 from __future__ import annotations
 
 import tomllib
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from leasehold.core.encoding import unhex
 from leasehold.core.statements import check_text, unsigned_text
-from leasehold.core.units import Duration
+from leasehold.core.units import SECOND, Duration
 from leasehold.errors import BadSetting
 
 KIND: Final = "leasehold-enclave"
 VERSION: Final = 1
 NO_DEVICES: Final = "none"
 DEAD_MAN_SECONDS_MIN: Final = 7  # an idle line is heard from every five to six seconds (N-6)
+
+
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,15 +36,17 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     custodian_root: str
     custodian_ca: str
     custodian_name: str
-    dead_man_seconds: int
-    context_tokens: int
-    slots: int
-    threads: int
-    block_tokens: int
-    queue_max: int
-    concurrency_max: int
-    body_bytes_max: int
+    dead_man_seconds: Annotated[int, msgspec.Meta(ge=DEAD_MAN_SECONDS_MIN)]
+    context_tokens: _Positive
+    slots: _Positive
+    threads: _Positive
+    block_tokens: _Positive
+    queue_max: _Positive
+    concurrency_max: _Positive
+    body_bytes_max: _Positive
     devices: str = NO_DEVICES
+    log_origin: str = ""
+    log_key: str = ""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -62,18 +68,8 @@ class Settings(msgspec.Struct, frozen=True):
     concurrency_max: int
     body_bytes_max: int
     devices: str = NO_DEVICES
-
-
-_POSITIVE: Final = (
-    "dead_man_seconds",
-    "context_tokens",
-    "slots",
-    "threads",
-    "block_tokens",
-    "queue_max",
-    "concurrency_max",
-    "body_bytes_max",
-)
+    log_origin: str = ""
+    log_key: bytes = b""
 
 
 def parse_settings(file: bytes) -> Settings:
@@ -89,29 +85,9 @@ def parse_settings(file: bytes) -> Settings:
         raise BadSetting(about="enclave configuration", got=cause) from cause
     if parsed.version != VERSION:
         raise BadSetting(about="version", got=parsed.version, expected=VERSION)
-    for name in _POSITIVE:
-        if getattr(parsed, name) < 1:
-            raise BadSetting(about=name, got=getattr(parsed, name), expected="at least 1")
-    if parsed.dead_man_seconds < DEAD_MAN_SECONDS_MIN:
-        expected = f"at least {DEAD_MAN_SECONDS_MIN}"
-        raise BadSetting(about="dead_man_seconds", got=parsed.dead_man_seconds, expected=expected)
     root = unhex(parsed.custodian_root, about="custodian_root", size=32)
     check_text(file, kind=KIND, public=root)
-    return Settings(
-        file=file,
-        loan=parsed.loan,
-        engine=parsed.engine,
-        attester=parsed.attester,
-        custodian_root=root,
-        custodian_ca=parsed.custodian_ca,
-        custodian_name=parsed.custodian_name,
-        dead_man=Duration(parsed.dead_man_seconds * 1000),
-        context_tokens=parsed.context_tokens,
-        slots=parsed.slots,
-        threads=parsed.threads,
-        block_tokens=parsed.block_tokens,
-        queue_max=parsed.queue_max,
-        concurrency_max=parsed.concurrency_max,
-        body_bytes_max=parsed.body_bytes_max,
-        devices=parsed.devices,
-    )
+    log_key = unhex(parsed.log_key, about="log_key", size=32) if parsed.log_key else b""
+    dead_man = Duration(parsed.dead_man_seconds * SECOND)
+    found = {"file": file, "custodian_root": root, "log_key": log_key, "dead_man": dead_man}
+    return msgspec.convert(msgspec.structs.asdict(parsed) | found, Settings)

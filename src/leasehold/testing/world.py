@@ -168,7 +168,9 @@ class World:
         tls = TlsKey.make(world.entropy)
         validity = Validity(START, after(START, 365 * DAY))
         authority = make_authority(tls, name="world", validity=validity, entropy=world.entropy)
-        world._keys = Keys(world.root, Authority(tls, authority.certificate))
+        world._keys = Keys(
+            world.root, Authority(tls, authority.certificate), SigningKey.make(world.entropy)
+        )
         world._seal()
         world.configuration = world.configure(dead_man=dead_man, **configured)
         world.manifest = world.make_manifest()
@@ -284,6 +286,8 @@ class World:
             "queue_max": 64,
             "concurrency_max": 16,
             "body_bytes_max": 65536,
+            "log_origin": self._keys.origin,
+            "log_key": self._keys.audit.public.hex(),
         } | changed
         lines = [f"{name} = {to_json(value).decode()}" for name, value in keys.items()]
         return sign_text(self.root, CONFIGURATION_KIND, "\n".join(lines).encode())

@@ -39,7 +39,7 @@ _PROPOSALS: Final = "SELECT id, digest, state, closed_by FROM proposals"
 
 def check_books(tx: Tx) -> None:
     """Recompute every account from the lease rows (M-2) and raise BooksWrong with what differs."""
-    accounts = _accounts(tx)
+    accounts = stored_accounts(tx)
     total = tx.execute("SELECT COUNT(*) FROM accounts")[0][0]
     _compare("number of accounts", got=total, expected=len(accounts))
     sums: dict[Name, Terms] = dict.fromkeys(accounts, (0, 0, 0))
@@ -74,7 +74,7 @@ def check_replay(tx: Tx) -> None:
     Raises BooksWrong.
     """
     replay = replay_entries(entry for _, entry in read_all(tx))
-    accounts = _accounts(tx)
+    accounts = stored_accounts(tx)
     for name in accounts.keys() | replay.accounts.keys():
         _compare(name, got=accounts.get(name), expected=replay.accounts.get(name))
     held = {
@@ -248,7 +248,7 @@ class Replay:
         return [*path[:2], *(name for name in path[2:] if name in self.accounts)]
 
 
-def _accounts(tx: Tx) -> dict[Name, Account]:
+def stored_accounts(tx: Tx) -> dict[Name, Account]:
     """Every account by name. Raises BooksWrong where the tree is not one."""
     rows = tx.execute(_ACCOUNTS)
     loans = {row[1]: row[3] for row in rows if row[0] == "loan"}

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from leasehold.core import checkpoint as c2sp
 from leasehold.core.crypto import SigningKey, check_signature, is_equal, sha256
 from leasehold.core.encoding import b64, unb64
 from leasehold.errors import BadMessage, BadSignature
@@ -18,6 +19,8 @@ from leasehold.errors import BadMessage, BadSignature
 ORIGIN: Final = re.compile(r"[!-*,-~]{1,200}")  # printable ASCII without space and plus
 NOTE_CHARS_MAX: Final = 100_000
 _ED25519: Final = b"\x01"
+_COSIGNATURE: Final = b"\x04"
+_COSIGNATURE_BYTES: Final = 4 + 8 + 64  # key id, seconds, Ed25519 signature
 _DASH: Final = "\N{EM DASH} "
 
 
@@ -27,6 +30,38 @@ class Checkpoint(msgspec.Struct, frozen=True):
     origin: str
     size: int
     root: bytes
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A cosignature: whose it is, when it was made, and the signature."""
+
+    name: str
+    public: bytes
+    seconds: int
+    signature: bytes
+
+
+def cosignature_line(line: Line) -> str:
+    """W-2: the line below a note."""
+    packed = cosigner_id(line.name, line.public) + line.seconds.to_bytes(8, "big") + line.signature
+    return f"{_DASH}{line.name} {b64(packed)}\n"
+
+
+def find_cosignature(lines: str, *, name: str, public: bytes) -> Line:
+    """W-2: the one of this name and key among these lines; not checked. Raises BadSignature, BadMessage."""
+    for line in lines.split("\n"):
+        signer, _, encoded = line.removeprefix(_DASH).rpartition(" ")
+        if signer != name or not line.startswith(_DASH):
+            continue
+        packed = unb64(encoded, about="cosignature")
+        if len(packed) == _COSIGNATURE_BYTES and is_equal(packed[:4], cosigner_id(name, public)):
+            return Line(name, public, int.from_bytes(packed[4:12], "big"), packed[12:])
+    raise BadSignature(about="checkpoint", expected=f"a cosignature of {name}")
+
+
+def cosigner_id(name: str, public: bytes) -> bytes:
+    """The first 4 bytes of SHA-256(name, newline, 0x04, key)."""
+    return sha256(name.encode() + b"\n" + _COSIGNATURE + public)[:4]
 
 
 def key_id(name: str, public: bytes) -> bytes:
@@ -66,7 +101,7 @@ def checkpoint_text(checkpoint: Checkpoint) -> str:
         raise BadMessage(
             about="log origin", got=checkpoint.origin, expected="printable, no space or +"
         )
-    return f"{checkpoint.origin}\n{checkpoint.size}\n{b64(checkpoint.root)}\n"
+    return c2sp.checkpoint_text(checkpoint.origin, checkpoint.size, checkpoint.root)
 
 
 def parse_checkpoint(text: str) -> Checkpoint:
