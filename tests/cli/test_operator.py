@@ -363,6 +363,14 @@ def test_a_witness_follows_the_log_and_refuses_another(desk: Desk) -> None:
     assert f"loan {LOAN}" in desk.run(*words2, good)
     desk.refused("bad_signature", 2, *words2, f"reg.example/w={'00' * 32}")
     desk.refused("unproven", 3, *words2, good, "--quorum", "2")
+    claim = str(desk.stage / "claim")
+    desk.run("audit", "export", log, "--accounts", claim)
+    assert "claimed accounts are what the log gives" in desk.run(*words2, good, "--claimed", claim)
+    honest = Path(claim).read_bytes()
+    Path(claim).write_bytes(honest.replace(b'"settled": 0', b'"settled": 1', 1))
+    told = desk.run(*words2, good, "--claimed", claim, code=5)
+    assert "error [books_wrong]: " in told
+    assert f"grant {LOAN} alice" in told
     whole = Path(log).read_bytes()
     Path(log).write_bytes(whole.replace(b'"bob"', b'"eve"'))
     desk.refused("unproven", 3, *words2, good)
@@ -374,6 +382,15 @@ def test_a_witness_follows_the_log_and_refuses_another(desk: Desk) -> None:
         seen[settings.origin]["size"] = size
         Path(state).write_bytes(json.dumps(seen).encode())
         desk.refused("unproven", 3, *words)
+    again = ["witness", "accept-restore", "--state", state, "--origin", settings.origin]
+    again += ["--reason", "a disk burned"]
+    desk.run("audit", "prove", "1", "--out", out)
+    key = settings.audit.public.hex()
+    desk.refused("unproven", 3, *again, "--proof", out, "--log-key", key)
+    assert "size: 99" in desk.run(*again)
+    desk.refused("not_found", 4, *again)
+    desk.run(*words)
+    assert json.loads(Path(state).read_bytes())[settings.origin]["given_up"][0]["size"] == 99
 
 
 def test_another_manifest_takes_over(desk: Desk) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 
 from leasehold.core import merkle
-from leasehold.core.crypto import sha256
+from leasehold.core.crypto import SigningKey, sha256
 from leasehold.core.encoding import b64, from_json, to_json
 from leasehold.core.lease import LeasePolicy
 from leasehold.core.messages import MESSAGE_BYTES_MAX, Attest, Problem, Release
@@ -32,7 +33,14 @@ from leasehold.custodian.records import (
 )
 from leasehold.custodian.release import read_header
 from leasehold.custodian.settings import Rules
-from leasehold.custodian.tree_records import CheckpointView, ConsistencyView, InclusionView
+from leasehold.custodian.tree_records import (
+    CheckpointView,
+    ConsistencyView,
+    CosignatureOrder,
+    InclusionView,
+    WitnessView,
+)
+from leasehold.custodian.witness import cosign
 
 from .house import ADMIN, LOAN, MODEL, Guest, House, Office, challenge_over, peer_of_release
 
@@ -382,6 +390,44 @@ async def test_a_witness_sees_hashes_and_nothing_else(office: Office) -> None:
         proof=view.proof,
     )
     merkle.check_inclusion(hashes[1], index=1, size=entry.size, proof=entry.proof, head=signed.root)
+
+
+async def test_a_witness_leaves_its_cosignature_with_the_custodian(office: Office) -> None:
+    """O-22, W-7."""
+    settings = office.house.settings
+    settings.operators["reg"] = Role.WITNESS  # type: ignore[index]
+    key = SigningKey.load(b"w" * 32)
+    async with office.client(office.stranger("reg")) as client:
+        note = (await client.get("/log/checkpoint")).text
+        size = int(note.split("\n")[1])
+        line = cosign(note, name="reg.example/w", key=key, now=office.clock.now())
+        order = CosignatureOrder("reg.example/w", key.public, size, line)
+
+        async def post(**changed: object) -> httpx2.Response:
+            body = to_json(msgspec.structs.replace(order, **changed))
+            return await client.post("/log/cosignature", content=body)
+
+        own, instance = settings.audit, f"{settings.origin}/instance/{'0' * 64}"
+        for changed, expected in (
+            ({"size": size + 1}, (404, "not_found")),
+            ({"size": size - 1}, (400, "bad_signature")),
+            ({"key": own.public}, (400, "bad_signature")),
+            ({"name": "two words"}, (400, "invalid_request")),
+            ({"name": instance}, (400, "invalid_request")),
+            ({"key": b"short"}, (400, "bad_signature")),
+        ):
+            assert code_of(await post(**changed)) == expected, changed
+        assert (await client.get("/log/witnesses")).content == b"[]"
+        assert code_of(await client.get("/log/checkpoint?cosigned=1")) == (404, "not_found")
+        left = from_json((await post()).content, WitnessView)
+        await office.custodian.change(
+            lambda tx, now: consumers.add_consumer(tx, now=now, operator=ADMIN, name="zoe")
+        )
+        (view,) = from_json((await client.get("/log/witnesses")).content, list[WitnessView])
+        cosigned = (await client.get("/log/checkpoint?cosigned=1")).text
+    assert (left.name, left.kind, left.size, left.behind) == ("reg.example/w", "witness", size, 0)
+    assert (view.size, view.behind, view.key) == (size, 1, key.public.hex())
+    assert cosigned == note + line
 
 
 # Sealed models -----------------------------------------------------------------------------------

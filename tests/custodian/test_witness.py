@@ -9,19 +9,29 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from msgspec.structs import replace
 
 from leasehold.core.crypto import SigningKey
 from leasehold.core.units import Instant
 from leasehold.custodian.ledger import audit
+from leasehold.custodian.ledger.proofs import Proof
 from leasehold.custodian.ledger.tiles import Tree
 from leasehold.custodian.store.inline import InlineStore
-from leasehold.custodian.witness import check_cosignature, read_state, witness
+from leasehold.custodian.witness import (
+    accept_restore,
+    check_cosignature,
+    check_given_up,
+    read_state,
+    witness,
+)
 from leasehold.errors import (
     BadMessage,
+    BadRequest,
     BadSignature,
     Conflict,
     FileTrouble,
     LeaseholdError,
+    UnknownThing,
     Unproven,
 )
 
@@ -190,3 +200,65 @@ def test_a_cosignature_of_another_or_of_other_words_does_not_count(path: Path) -
     ):
         with pytest.raises(BadSignature):
             check_cosignature(wrong, name=name, public=key.public)
+
+
+# A restored log --------------------------------------------------------------------------------
+
+
+def test_a_restored_log_is_accepted_by_a_person_only_and_what_was_seen_is_kept(path: Path) -> None:
+    """W-8."""
+    ask(path, *show(stage_of(6), 0), 0)
+    seen = read_state(path)[ORIGIN]
+    restored = stage_of(4, "other")
+    with pytest.raises(Unproven):
+        ask(path, *show(restored, 0), 6)
+    with pytest.raises(BadRequest, match="reason"):
+        accept_restore(path, origin=ORIGIN, now=NOW, reason=" ")
+    with pytest.raises(UnknownThing):
+        accept_restore(path, origin="another", now=NOW, reason="why")
+    given_up = accept_restore(path, origin=ORIGIN, now=NOW, reason="their disk burned")
+    assert (given_up.size, given_up.root, given_up.note) == (6, seen.root, seen.note)
+    with pytest.raises(UnknownThing):  # once
+        accept_restore(path, origin=ORIGIN, now=NOW, reason="again")
+    ask(path, *show(restored, 0), 0)
+    ask(path, *show(grow(restored, 1), 4), 4)
+    kept = read_state(path)[ORIGIN]
+    assert (kept.size, kept.given_up) == (5, (given_up,))
+    assert kept.given_up[0].reason == "their disk burned"
+
+
+def restore_entry(given_up: list[dict[str, object]], *, kind: str = "epoch.restore") -> Proof:
+    """The proof of an entry, at index 4, that gives these up."""
+    stage = stage_of(4)
+    detail = {"epoch": 7, "reason": "why", "given_up": given_up}
+    stage.do(lambda tx: audit.append(tx, now=NOW, actor="a", kind=kind, detail=detail))
+    note, _ = show(grow(stage, 3), 0)
+    leaf = stage.see(lambda tx: audit.leaves(tx, start=4, count=1))[0]
+    return Proof(4, leaf, stage.see(lambda tx: Tree(tx).inclusion(4)), note)
+
+
+def test_the_log_says_itself_that_it_gave_up_what_was_seen(path: Path) -> None:
+    """W-8, with the entry's proof."""
+    ask(path, *show(stage_of(6, "other"), 0), 0)
+    seen = read_state(path)[ORIGIN]
+
+    def check(proof: Proof, *, size: int = 6, key: SigningKey = LOG_KEY) -> None:
+        public = key.public
+        check_given_up(replace(seen, size=size), proof, origin=ORIGIN, public=public)
+
+    same = {"size": 6, "root": seen.root}
+    check(restore_entry([same]))
+    check(restore_entry([{"size": 9, "root": bytes(32)}]))
+    for proof, size in (
+        (restore_entry([]), 6),
+        (restore_entry([{"size": 5, "root": seen.root}]), 6),
+        (restore_entry([{"size": 6, "root": bytes(32)}]), 6),
+        (restore_entry([same], kind="stop.order"), 6),
+        (restore_entry([{"size": 9, "root": bytes(32)}]), 4),  # seen has the entry itself
+    ):
+        with pytest.raises(Unproven, match=r"epoch\.restore"):
+            check(proof, size=size)
+    with pytest.raises(BadSignature):
+        check(restore_entry([same]), key=KEY)
+    with pytest.raises(Unproven):
+        check_given_up(None, restore_entry([same]), origin=ORIGIN, public=LOG_KEY.public)

@@ -280,6 +280,7 @@ def test_everything_says_simulated() -> None:
             "instance": box.enclave.instance,
             "loan": LOAN,
             "simulated": True,
+            "log_forked": False,
         }
 
     played(story)
