@@ -45,13 +45,8 @@ from leasehold.custodian.settings import Place, Rules, Settings
 from leasehold.custodian.store.inline import InlineStore
 from leasehold.custodian.store.port import Store
 from leasehold.errors import ChannelClosed
-from leasehold.net.certificates import (
-    OperatorIdentity,
-    Validity,
-    identity_of,
-    issue_client,
-    to_der,
-)
+from leasehold.net.authority import OperatorIdentity, Validity, issue_client
+from leasehold.net.certificates import identity_of, to_der
 from leasehold.net.servers import PEER, Peer
 from leasehold.testing.time import in_place
 from leasehold_simtee.machine import Machine

@@ -35,7 +35,7 @@ from leasehold.custodian.settings import Place, read_credentials
 from leasehold.enclave.settings import parse_settings
 from leasehold.enclave.wire import HttpsWire
 from leasehold.errors import FileTrouble, LoanStopped, PortInUse, StoreFailed, WrongNonce
-from leasehold.net.certificates import OperatorIdentity, Validity, issue_client, make_authority
+from leasehold.net.authority import OperatorIdentity, Validity, issue_client, make_authority
 from leasehold.net.fetch import RangeReader
 from leasehold.net.tls import TlsContext, client_context
 

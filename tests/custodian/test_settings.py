@@ -23,7 +23,8 @@ from leasehold.errors import (
     LeaseholdError,
     NotPermitted,
 )
-from leasehold.net.certificates import OperatorIdentity, identity_of, parse_identity, to_der
+from leasehold.net.authority import OperatorIdentity, parse_identity
+from leasehold.net.certificates import identity_of, to_der
 
 NOW = Instant(1_800_000_000_000)
 PLACE = Place("custodian.example", 8443)

@@ -10,7 +10,7 @@ import pytest
 
 from leasehold.core.crypto import TlsKey, instance_id
 from leasehold.core.units import DAY, Instant
-from leasehold.net.certificates import (
+from leasehold.net.authority import (
     Authority,
     InstanceIdentity,
     Validity,

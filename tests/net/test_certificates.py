@@ -14,15 +14,17 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from leasehold.core.crypto import instance_id
 from leasehold.errors import BadMessage
-from leasehold.net.certificates import (
+from leasehold.net.authority import (
     InstanceIdentity,
     OperatorIdentity,
-    enclave_certificate,
-    expiry_of,
-    identity_of,
     issue_client,
     issue_server,
     parse_identity,
+)
+from leasehold.net.certificates import (
+    enclave_certificate,
+    expiry_of,
+    identity_of,
     spki_of,
     to_der,
     to_pem,

@@ -13,13 +13,8 @@ import pytest
 from websockets.asyncio.client import connect
 
 from leasehold.errors import BadSetting, PortInUse
-from leasehold.net.certificates import (
-    ENCLAVE_NAME,
-    OperatorIdentity,
-    enclave_certificate,
-    spki_of,
-    to_pem,
-)
+from leasehold.net.authority import OperatorIdentity
+from leasehold.net.certificates import ENCLAVE_NAME, enclave_certificate, spki_of, to_pem
 from leasehold.net.servers import Limits, Peer, peer_of, serving
 from leasehold.net.tls import (
     TlsContext,

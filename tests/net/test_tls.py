@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from leasehold.net.certificates import enclave_certificate, identity_of, issue_server
+from leasehold.net.authority import issue_server
+from leasehold.net.certificates import enclave_certificate, identity_of
 from leasehold.net.tls import (
     TlsContext,
     client_context,

@@ -39,13 +39,8 @@ from leasehold.errors import (
     TooBusy,
     UnknownEndpoint,
 )
-from leasehold.net.certificates import (
-    Identity,
-    InstanceIdentity,
-    OperatorIdentity,
-    expiry_of,
-    parse_identity,
-)
+from leasehold.net.authority import Identity, InstanceIdentity, OperatorIdentity, parse_identity
+from leasehold.net.certificates import expiry_of
 from leasehold.net.servers import peer_of
 
 BODY_SECONDS_MAX: Final = 15.0

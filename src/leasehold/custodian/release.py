@@ -29,7 +29,7 @@ from leasehold.custodian.ledger import instances
 from leasehold.custodian.settings import CLOCK_SKEW, Keys, Rules, hex_line, read_seed, write_private
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import BadSealedModel, Conflict, FileTrouble
-from leasehold.net.certificates import InstanceIdentity, Validity, issue_client
+from leasehold.net.authority import InstanceIdentity, Validity, issue_client
 
 KEY_SUFFIX: Final = ".key"
 SEALED_SUFFIX: Final = ".sealed"

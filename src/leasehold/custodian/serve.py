@@ -33,7 +33,7 @@ from leasehold.custodian.store.opening import open_store
 from leasehold.custodian.tree import keep_tiles
 from leasehold.custodian.verifying import Verifying
 from leasehold.errors import LeaseholdError
-from leasehold.net.certificates import Validity, issue_server
+from leasehold.net.authority import Validity, issue_server
 from leasehold.net.servers import Address, serving
 from leasehold.net.tls import TlsContext, custodian_server_context
 

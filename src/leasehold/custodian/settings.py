@@ -31,7 +31,7 @@ from leasehold.errors import (
     FileTrouble,
     NotPermitted,
 )
-from leasehold.net.certificates import (
+from leasehold.net.authority import (
     Authority,
     OperatorIdentity,
     Validity,

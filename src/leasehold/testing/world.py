@@ -46,16 +46,14 @@ from leasehold.enclave.serve import Application
 from leasehold.enclave.settings import KIND as CONFIGURATION_KIND
 from leasehold.enclave.settings import parse_settings
 from leasehold.errors import CustodianUnreachable, StoreFailed, UnknownThing
-from leasehold.net.certificates import (
+from leasehold.net.authority import (
     Authority,
     InstanceIdentity,
     Validity,
-    enclave_certificate,
-    identity_of,
     make_authority,
     parse_identity,
-    to_der,
 )
+from leasehold.net.certificates import enclave_certificate, identity_of, to_der
 from leasehold.net.channel import Channel
 from leasehold.testing.box import MODEL, Box, Consumer
 from leasehold.testing.host import InProcessHost
