@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
 from leasehold.core.units import DAY, MINUTE, SECOND, Instant
-from leasehold.custodian.ledger import instances, leases, nonces, sweeps
+from leasehold.custodian.ledger import instances, leases, nonces, reports, sweeps
+from leasehold.custodian.store import connection
+from leasehold.custodian.store.connection import SqliteTx
 from leasehold.errors import (
     BadRequest,
     Conflict,
@@ -187,3 +193,58 @@ def test_a_flood_of_challenges_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         stage.do(lambda tx: nonces.issue(tx, now=stage.now, nonce=b"3"))
     stage.now = Instant(stage.now + MINUTE)
     stage.do(lambda tx: nonces.issue(tx, now=stage.now, nonce=b"3"))
+
+
+def add_row(database: sqlite3.Connection, **more: bytes) -> None:
+    """An instance without its loan; `more` are further columns."""
+    columns = {
+        "id": "one",
+        "loan": "loan-1",
+        "statement_key": b"",
+        "machine": "m",
+        "verdict": b"{}",
+        "evidence_digest": b"",
+        "certificate_expires": 1,
+        "evidence_expires": 1,
+        "epoch": 1,
+        "state": "live",
+        "registered": 1,
+        "seen": 1,
+        "floor": 0,
+    } | more
+    marks = ", ".join("?" * len(columns))
+    database.execute("PRAGMA foreign_keys = OFF")
+    database.execute(
+        f"INSERT INTO instances ({', '.join(columns)}) VALUES ({marks})",  # noqa: S608
+        tuple(columns.values()),
+    )
+
+
+def test_what_was_shown_before_an_upgrade_can_still_be_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """N-10: evidence moves to a table of its own."""
+    before = [one for one in connection._migrations() if one[0] < 10]
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+        monkeypatch.setattr(connection, "_migrations", lambda: iter(before))
+        connection.migrate(database)
+        add_row(database, attest=b"shown")
+        monkeypatch.undo()
+        connection.migrate(database)
+        tx = SqliteTx(database)
+        assert instances.last_attest(tx, "one") == b"shown"
+        assert instances.last_attest(tx, "two") == b""
+
+
+def test_a_heartbeat_does_not_write_what_was_shown_again(tmp_path: Path) -> None:
+    """N-6: a thousand enclaves beat every second, and evidence is tens of kilobytes."""
+    path, shown = tmp_path / "ledger.db", b"a" * 100_000
+    with closing(connection.connect(path)) as database:
+        connection.migrate(database)
+        add_row(database)
+        database.execute("INSERT INTO attests (instance, attest) VALUES ('one', ?)", (shown,))
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        tx = SqliteTx(database)
+        reports.report_usage(tx, now=Instant(2), instance="one", usage=())
+        assert (tmp_path / "ledger.db-wal").stat().st_size < len(shown) // 5
+        assert instances.last_attest(tx, "one") == shown

@@ -125,13 +125,13 @@ def register(
     epoch = tx.execute(_EPOCH)[0][0]
     tx.execute(
         "INSERT INTO instances (id, loan, statement_key, machine, verdict, evidence_digest,"
-        " certificate_expires, evidence_expires, epoch, state, registered, seen, floor, attest)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'live', ?, ?, 0, ?)"
+        " certificate_expires, evidence_expires, epoch, state, registered, seen, floor)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'live', ?, ?, 0)"
         " ON CONFLICT (id) DO UPDATE SET machine = excluded.machine, verdict = excluded.verdict,"
         " evidence_digest = excluded.evidence_digest,"
         " certificate_expires = excluded.certificate_expires,"
         " evidence_expires = excluded.evidence_expires, epoch = excluded.epoch,"
-        " state = excluded.state, seen = excluded.seen, attest = excluded.attest, refusal = ''",
+        " state = excluded.state, seen = excluded.seen, refusal = ''",
         (
             instance,
             loan,
@@ -144,8 +144,12 @@ def register(
             epoch,
             now,
             now,
-            attest,
         ),
+    )
+    tx.execute(
+        "INSERT INTO attests (instance, attest) VALUES (?, ?)"
+        " ON CONFLICT (instance) DO UPDATE SET attest = excluded.attest",
+        (instance, attest),
     )
     appraisal = Appraisal(now, instance, loan, machine, "", verdict, evidence_digest)
     kind = "instance.renew" if known else "instance.accept"
@@ -174,8 +178,8 @@ def record_refusal(
 
 def last_attest(tx: Tx, instance: str) -> bytes:
     """What the instance showed last, as JSON; empty where it was registered without."""
-    rows = tx.execute("SELECT attest FROM instances WHERE id = ?", (instance,))
-    return bytes(found(rows, about=f"instance {instance}")[0])
+    rows = tx.execute("SELECT attest FROM attests WHERE instance = ?", (instance,))
+    return bytes(rows[0][0]) if rows else b""
 
 
 def condemn(
