@@ -89,17 +89,25 @@ def explain(progress: ProgressView) -> str:
         lines = [f"Stop {order.id} of {what} was lifted; what it found running stays stopped."]
     if progress.complete:
         return f"{lines[0]} It is complete: nothing can be served any more, and that is proved."
-    lines.append(f"At most {progress.units:,} units can still be served.")
+    until = "" if progress.lapses is None else f", none after {output.utc(progress.lapses)}"
+    lines.append(f"At most {progress.units:,} units can still be served{until}.")
     if progress.units_in_doubt:
         lines.append(
             f"{progress.units_in_doubt:,} more were written off when their leases ran out; only a "
             "host that holds its clock still could serve them."
         )
     if progress.pending:
-        lines.append(f"Not yet proved: {', '.join(progress.pending)}.")
+        lines.append(f"Not yet proved: {_silence(progress, progress.pending, 'if silent, dead')}.")
     if progress.presumed_dead:
-        lines.append(f"Silent: {', '.join(progress.presumed_dead)}.")
+        gone = _silence(progress, progress.presumed_dead, "dead")
+        lines.append(f"Silent, and presumed dead: {gone}.")
     return " ".join(lines)
+
+
+def _silence(progress: ProgressView, names: tuple[str, ...], what: str) -> str:
+    return ", ".join(
+        f"{name} ({what} from {output.utc(progress.dead_from[name])})" for name in names
+    )
 
 
 @click.command()

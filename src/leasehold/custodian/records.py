@@ -275,6 +275,8 @@ class ProgressView(_Record, frozen=True):
     proved: tuple[str, ...]
     pending: tuple[str, ...]
     presumed_dead: tuple[str, ...]
+    lapses: Instant | None
+    dead_from: dict[str, Instant]
     complete: bool
     time: Instant
 
@@ -349,6 +351,8 @@ def view_progress(progress: Progress, *, complete: bool, now: Instant) -> Progre
         proved=progress.proved,
         pending=progress.pending,
         presumed_dead=progress.presumed_dead,
+        lapses=progress.lapses,
+        dead_from=progress.dead_from,
         complete=complete,
         time=now,
     )

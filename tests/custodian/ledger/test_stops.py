@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from leasehold.core.messages import Scope
-from leasehold.core.units import MINUTE, Instant
+from leasehold.core.units import MINUTE, SECOND, Instant
 from leasehold.custodian.ledger import instances, leases, stops, sweeps
 from leasehold.custodian.ledger.operators import Operator
 from leasehold.errors import BadRequest, Conflict, LoanStopped, NotPermitted, UnknownThing
@@ -121,6 +121,8 @@ def test_progress_counts_down_to_zero() -> None:
     stop = order(stage).id
     assert stage.see(lambda tx: stops.audience(tx, stop=stop)) == ("one", "two")
     before = progress(stage, stop)
+    assert before.lapses == stage.now + 30 * SECOND
+    assert set(before.dead_from) == {"one", "two"}
     assert (before.units, before.pending, before.proved) == (150, ("one", "two"), ())
     stage.report(first, 30)
     assert progress(stage, stop).units == 120
@@ -133,6 +135,9 @@ def test_progress_counts_down_to_zero() -> None:
     end = progress(stage, stop)
     assert (end.units, end.units_in_doubt) == (0, 50)
     assert (end.pending, end.presumed_dead) == ((), ("two",))
+    assert end.lapses is None
+    assert end.dead_from == {"two": before.dead_from["two"]}
+    assert before.stop.at + MINUTE < end.dead_from["two"] <= stage.now
     stage.prove(stop, instance="two")
     done = progress(stage, stop)
     assert (done.units_in_doubt, done.presumed_dead, done.proved) == (0, (), ("one", "two"))

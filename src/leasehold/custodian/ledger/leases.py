@@ -20,6 +20,10 @@ SELECT number, epoch, instance, loan, consumer, key, granted, settled, released,
        state, opened, expires, ended
 FROM leases
 """
+_OPEN_WITHIN: Final = (
+    " FROM leases WHERE state = 'open' AND (? = 'all' OR (? = 'loan' AND loan = ?)"
+    " OR (? = 'enclave' AND instance = ?) OR (? = 'consumer' AND consumer = ?))"
+)
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -101,14 +105,19 @@ def list_due(tx: Tx, *, now: Instant, count: int) -> tuple[Lease, ...]:
 
 def outstanding(tx: Tx, *, scope: Scope, target: str) -> Units:
     """The sum of units in open leases of a scope: what can still be served there (M-7)."""
-    rows = tx.execute(
-        "SELECT CAST(COALESCE(SUM(granted - settled), 0) AS BIGINT) FROM leases"
-        " WHERE state = 'open' AND (? = 'all' OR (? = 'loan' AND loan = ?)"
-        " OR (? = 'enclave' AND instance = ?) OR (? = 'consumer' AND consumer = ?))",
+    units: Units = tx.execute(
+        "SELECT CAST(COALESCE(SUM(granted - settled), 0) AS BIGINT)" + _OPEN_WITHIN,
         (scope, scope, target, scope, target, scope, target),
-    )
-    units: Units = rows[0][0]
+    )[0][0]
     return units
+
+
+def last_expiry(tx: Tx, *, scope: Scope, target: str) -> Instant | None:
+    """When the last open lease of a scope expires: then `outstanding` is served by no honest clock."""
+    at: Instant | None = tx.execute(
+        "SELECT MAX(expires)" + _OPEN_WITHIN, (scope, scope, target, scope, target, scope, target)
+    )[0][0]
+    return at
 
 
 def settle(tx: Tx, *, lease: Lease, spent: Units) -> Units:

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from leasehold.core.messages import Scope
-from leasehold.core.units import Instant, Units
+from leasehold.core.units import Instant, Units, after
 from leasehold.custodian.ledger import audit, leases
 from leasehold.custodian.ledger.checks import check_reason, found, next_number
 from leasehold.custodian.ledger.consumers import show_consumer
@@ -29,11 +29,13 @@ SELECT i.id FROM instances i JOIN grants g ON g.loan = i.loan
 WHERE g.consumer = ? AND i.state = 'live' ORDER BY i.id
 """
 _HOLDING: Final = """
-SELECT DISTINCT e.instance, i.state FROM leases e JOIN instances i ON i.id = e.instance
+SELECT DISTINCT e.instance, i.state, i.seen + l.dead_man, i.certificate_expires
+FROM leases e JOIN instances i ON i.id = e.instance JOIN loans l ON l.name = i.loan
 WHERE e.consumer = ? AND e.state = 'open' ORDER BY e.instance
 """
 _FOUND: Final = """
-SELECT i.id, i.state FROM stop_instances s JOIN instances i ON i.id = s.instance
+SELECT i.id, i.state, i.seen + l.dead_man, i.certificate_expires
+FROM stop_instances s JOIN instances i ON i.id = s.instance JOIN loans l ON l.name = i.loan
 WHERE s.stop = ? ORDER BY i.id
 """
 # Written off by the clock, before or after the stop, and nobody has proved that its memory is wiped:
@@ -72,7 +74,9 @@ class Progress(msgspec.Struct, frozen=True):
     """How far a stop has come. It is complete when nothing is pending and both unit counts are 0.
 
     `units` can still be served by live leases; `units_in_doubt` were written off by the clock and can
-    only be served by an enclave whose host holds its clock still (T29, T30).
+    only be served by an enclave whose host holds its clock still (T29, T30). `lapses` is when the last
+    of those leases expires. `dead_from` says of every instance without a proof from when it is, or if
+    it stays silent would be, presumed dead: an enclave with an honest clock has wiped itself by then.
     """
 
     stop: Stop
@@ -81,6 +85,8 @@ class Progress(msgspec.Struct, frozen=True):
     proved: tuple[str, ...]
     pending: tuple[str, ...]
     presumed_dead: tuple[str, ...]
+    lapses: Instant | None
+    dead_from: dict[str, Instant]
 
 
 def order(
@@ -180,9 +186,15 @@ def progress(tx: Tx, *, stop: int) -> Progress:
         order,
         leases.outstanding(tx, scope=scope, target=target),
         doubt,
-        proved=tuple(name for name, state in states if state == "stopped"),
-        pending=tuple(name for name, state in states if state in ("live", "stopping")),
-        presumed_dead=tuple(name for name, state in states if state == "lost"),
+        proved=tuple(name for name, state, *_ in states if state == "stopped"),
+        pending=tuple(name for name, state, *_ in states if state in ("live", "stopping")),
+        presumed_dead=tuple(name for name, state, *_ in states if state == "lost"),
+        lapses=leases.last_expiry(tx, scope=scope, target=target),
+        dead_from={
+            name: after(min(silent, uncertified), leases.GRACE)
+            for name, state, silent, uncertified in states
+            if state != "stopped"
+        },
     )
 
 
