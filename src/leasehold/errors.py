@@ -591,6 +591,13 @@ class CustodianUnreachable(Unavailable):
     do = "Check the address and the network; the enclave keeps trying by itself."
 
 
+class WitnessUnreachable(Unavailable):
+    """The witness of the audit log does not answer, or not as witnesses do."""
+
+    code = "witness_unreachable"
+    do = "Check the witness's address; nothing was cosigned, and nothing is lost by asking again."
+
+
 class EnclaveUnreachable(Unavailable):
     """The enclave does not answer."""
 

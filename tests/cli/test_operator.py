@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,10 +35,14 @@ from leasehold.core.receipts import Receipt, sign_receipt
 from leasehold.core.statements import sign
 from leasehold.core.units import Instant, Units
 from leasehold.custodian.ledger import instances, loans
-from leasehold.custodian.serve import Running, running
+from leasehold.custodian.ledger.notes import sign_note
+from leasehold.custodian.log import JsonLog
+from leasehold.custodian.serve import Running, SystemClock, running
 from leasehold.custodian.settings import Place
 from leasehold.custodian.witness import check_cosignature
+from leasehold.custodian.witnessing import Service, build
 from leasehold.errors import ChannelClosed
+from leasehold.net.servers import serving
 
 T = TypeVar("T")
 
@@ -391,6 +395,86 @@ def test_a_witness_follows_the_log_and_refuses_another(desk: Desk) -> None:
     desk.refused("not_found", 4, *again)
     desk.run(*words)
     assert json.loads(Path(state).read_bytes())[settings.origin]["given_up"][0]["size"] == 99
+
+
+@contextmanager
+def service(desk: Desk, key: SigningKey) -> Iterator[str]:
+    """A witness's service for the desk's log; its URL."""
+    settings = desk.house.settings
+    found = Service(
+        "reg.example/w",
+        key,
+        {settings.origin: settings.audit.public},
+        desk.stage / "served.state",
+        SystemClock(),
+        JsonLog("witness"),
+    )
+    stack = AsyncExitStack()
+    at = desk.do(stack.enter_async_context(serving(build(found), None, "127.0.0.1", 0)))
+    try:
+        yield f"http://{at.host}:{at.port}/"
+    finally:
+        desk.do(stack.aclose())
+
+
+def test_a_witness_that_serves_is_asked_and_its_line_is_kept(desk: Desk) -> None:
+    """W-7, W-9, O-22: by command."""
+    desk.lend()
+    key = SigningKey.make(os.urandom)
+    words = ["audit", "cosign", "--name", "reg.example/w", "--witness-key", key.public.hex()]
+    assert desk.json("audit", "witnesses") == []
+    desk.refused("not_found", 4, "audit", "checkpoint", "--cosigned", "1")
+    desk.refused("witness_unreachable", 5, *words, "--witness", "http://127.0.0.1:1")
+    with service(desk, key) as url:
+        assert "size: 4" in desk.run(*words, "--witness", url)
+        desk.run("consumer", "add", "bob")
+        (view,) = desk.json("audit", "witnesses")
+        assert (view["size"], view["behind"], view["kind"]) == (4, 1, "witness")
+        assert "reg.example/w\twitness\t4" in desk.run("audit", "witnesses")
+        assert "size: 5" in desk.run(*words, "--witness", url)
+        note = desk.run("audit", "checkpoint", "--cosigned", "1")
+        assert check_cosignature(note, name="reg.example/w", public=key.public)
+        other = ["audit", "cosign", "--name", "other", "--witness-key", key.public.hex()]
+        desk.refused("bad_signature", 2, *other, "--witness", url)  # also: it has seen 5 before
+        seen = desk.stage / "served.state"
+        state = json.loads(seen.read_bytes())
+        state[desk.house.settings.origin]["root"] = "A" * 43 + "="
+        seen.write_bytes(json.dumps(state).encode())
+        desk.refused("unproven", 3, *words, "--witness", url)
+        state[desk.house.settings.origin]["size"] = 99
+        seen.write_bytes(json.dumps(state).encode())
+        desk.refused("unproven", 3, *words, "--witness", url)
+
+
+def test_a_forked_log_is_proved_to_anybody(desk: Desk) -> None:
+    """W-10: what the witness wrote down needs nobody to be believed."""
+    desk.lend()
+    settings = desk.house.settings
+    key, state = str(desk.stage / "w.key"), desk.stage / "w.state"
+    desk.run("witness", "init", key)
+    text = f"{settings.origin}\n3\n{'A' * 43}=\n"  # signed by the custodian, and not his log
+    note = sign_note(text, name=settings.origin, key=settings.audit)
+    seen = {settings.origin: {"size": 3, "root": "A" * 43 + "=", "note": note}}
+    state.write_bytes(json.dumps(seen).encode())
+    state.chmod(0o600)
+    words = ["witness", "check", "--state", str(state), "--key", key, "--name", "reg.example/w"]
+    words += ["--origin", settings.origin, "--log-key", settings.audit.public.hex()]
+    desk.refused("unproven", 3, *words)
+    proof = str(state) + ".fork"
+    check = ["audit", "check-fork", proof, "--origin", settings.origin, "--log-key"]
+    told = desk.run(*check, settings.audit.public.hex())
+    assert "size: 3" in told
+    desk.refused("bad_signature", 2, *check, "00" * 32)
+
+
+def test_a_witness_serves_others_only_over_tls(desk: Desk) -> None:
+    key, state = str(desk.stage / "w.key"), str(desk.stage / "w.state")
+    desk.run("witness", "init", key)
+    words = ["witness", "serve", "--key", key, "--state", state, "--name", "reg.example/w"]
+    words += ["--log", f"{desk.house.settings.origin}={'00' * 32}"]
+    desk.refused("bad_setting", 2, *words, "--listen", "0.0.0.0:0")
+    desk.refused("bad_setting", 2, *words, "--tls-key", key)
+    desk.refused("bad_message", 2, *words[:-3], "two words", *words[-2:])
 
 
 def test_another_manifest_takes_over(desk: Desk) -> None:

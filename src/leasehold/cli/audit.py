@@ -8,7 +8,9 @@ import click
 
 from leasehold.cli import output
 from leasehold.cli.access import Access, as_json, read_bytes, with_access, write_bytes
+from leasehold.cli.remote import Remote
 from leasehold.core.encoding import from_json, to_json, unhex
+from leasehold.custodian.forks import check_fork, parse_fork
 from leasehold.custodian.ledger import audit
 from leasehold.custodian.ledger.books import replay_entries
 from leasehold.custodian.ledger.claims import Claim, check_claim
@@ -18,8 +20,15 @@ from leasehold.custodian.records import (
     AuditPage,
     Hello,
 )
-from leasehold.custodian.tree_records import CheckpointView, InclusionView, WitnessView
-from leasehold.custodian.witness import check_quorum
+from leasehold.custodian.tree_records import (
+    CheckpointView,
+    ConsistencyView,
+    CosignatureOrder,
+    InclusionView,
+    WitnessView,
+)
+from leasehold.custodian.witness import check_cosignature, check_quorum
+from leasehold.errors import Conflict, UnknownThing, Unproven
 
 _PATH = "/operator/audit"
 _DETAIL_CHARS_MAX = 200
@@ -150,6 +159,63 @@ def check_proof_(file: Path, *, key: str, origin: str) -> None:
     entry = from_json(proof.leaf, audit.Entry)
     click.echo(f"Entry {entry.index} of {size} in {origin}, {output.utc(entry.at)}:")
     click.echo(f"{entry.actor} {entry.kind} {_brief(entry.detail)}")
+
+
+@command.command("check-fork")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--log-key", required=True, metavar="HEX", help="The audit key.")
+@click.option("--origin", required=True, help="The log's name.")
+def check_fork_(file: Path, *, log_key: str, origin: str) -> None:
+    """Check that FILE proves a fork: what a witness wrote, or the `log_fork` line of an enclave."""
+    public = unhex(log_key, about="audit key", size=32)
+    fork = parse_fork(read_bytes(file), origin=origin, public=public)
+    seen, shown = check_fork(fork, origin=origin, public=public)
+    output.write_fields(
+        "Fork", {"log": origin, "size": seen.size, "roots": f"{seen.root.hex()} {shown.root.hex()}"}
+    )
+    output.write_note("One key signed both: this log was shown in two versions.")
+
+
+@command.command()
+@click.option("--witness", "url", required=True, metavar="URL", help="Where the witness is.")
+@click.option("--name", required=True, help="The witness's name.")
+@click.option("--witness-key", required=True, metavar="HEX", help="The witness's public key.")
+@click.option("--ca", type=click.Path(path_type=Path), help="PEM: who issued its certificate.")
+@with_access
+def cosign(access: Access, *, url: str, name: str, witness_key: str, ca: Path | None) -> None:
+    """Have a witness (C2SP tlog-witness) cosign the newest checkpoint, and leave that with the custodian."""
+    public = unhex(witness_key, about="witness key", size=32)
+    authority = None if ca is None else read_bytes(ca).decode("utf-8", "replace")
+    known = [one for one in access.get("/log/witnesses", list[WitnessView]) if one.name == name]
+    old = known[0].size if known else 0
+    note, proof = _shown(access, old)
+    with Remote(url, ca=authority) as remote:
+        answer = remote.add(old, proof, note)
+        if isinstance(answer, int):  # what it has seen is something else
+            old = answer
+            note, proof = _shown(access, old)
+            answer = remote.add(old, proof, note)
+    if isinstance(answer, int):
+        raise Conflict(about=f"what {name} has seen", got=answer, expected=old)
+    check_cosignature(note + answer, name=name, public=public)
+    size = int(note.split("\n")[1])
+    view = access.post(
+        "/log/cosignature", CosignatureOrder(name, public, size, answer), WitnessView
+    )
+    output.write_fields(
+        "Cosigned", {"by": view.name, "size": view.size, "at": output.utc(view.signed)}
+    )
+
+
+def _shown(access: Access, old: int) -> tuple[str, tuple[bytes, ...]]:
+    """A checkpoint, and the proof that it extends `old` entries. Raises Unproven: the log is shorter."""
+    if not old:
+        return access.read("/log/checkpoint").decode("utf-8", "replace"), ()
+    try:
+        found = access.get("/log/consistency", ConsistencyView, old=old)
+    except UnknownThing as cause:
+        raise Unproven(about="log size", got=cause, expected=f">= {old}, as witnessed") from cause
+    return found.checkpoint, found.proof
 
 
 @command.command()

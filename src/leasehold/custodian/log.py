@@ -45,13 +45,13 @@ class JsonLog:
 
     __slots__ = ("_logger",)
 
-    def __init__(self) -> None:
+    def __init__(self, role: str = "custodian") -> None:
         processors: list[Any] = [
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer(),
         ]
         self._logger = structlog.wrap_logger(
-            structlog.PrintLogger(sys.stderr), processors=processors, role="custodian"
+            structlog.PrintLogger(sys.stderr), processors=processors, role=role
         )
 
     def event(self, name: str, **fields: object) -> None:

@@ -124,17 +124,23 @@ async def serve(
     settings: Settings, *, log: Log, on_ready: Callable[[Place], None] = lambda _place: None
 ) -> None:
     """Run until SIGTERM or SIGINT. Raises as `running` does."""
+    async with until_signal() as stop, running(settings, log=log) as found:
+        place = Place(found.address.host, found.address.port)
+        log.event("serving", address=str(place), root=settings.keys.root.public.hex())
+        on_ready(place)
+        await stop.wait()
+        log.event("stopping")
+
+
+@asynccontextmanager
+async def until_signal() -> AsyncIterator[asyncio.Event]:
+    """An event that SIGTERM and SIGINT set while the block runs."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
         loop.add_signal_handler(number, stop.set)
     try:
-        async with running(settings, log=log) as found:
-            place = Place(found.address.host, found.address.port)
-            log.event("serving", address=str(place), root=settings.keys.root.public.hex())
-            on_ready(place)
-            await stop.wait()
-            log.event("stopping")
+        yield stop
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)

@@ -6,9 +6,11 @@ tlog-witness and tlog-cosignature. Refuses to know: what the entries say, and ho
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -21,15 +23,12 @@ from leasehold.core.encoding import from_json, to_json, unhex
 from leasehold.core.units import SECOND, Instant
 from leasehold.custodian.ledger.audit import Entry
 from leasehold.custodian.ledger.notes import (
-    Checkpoint,
     Line,
-    check_note,
     cosignature_line,
     find_cosignature,
-    parse_checkpoint,
 )
 from leasehold.custodian.ledger.proofs import Proof, check_proof
-from leasehold.custodian.mark import RESTORE
+from leasehold.custodian.mark import RESTORE, read_checkpoint
 from leasehold.custodian.settings import read_private, write_private
 from leasehold.errors import (
     BadMessage,
@@ -82,7 +81,7 @@ def step(
     Raises BadSignature, BadMessage, Conflict (`old` is not what was seen) and Unproven: the log
     shrank, or is another one.
     """
-    signed = _signed(note, origin=origin, public=public)
+    signed = read_checkpoint(note, origin=origin, public=public)
     size = 0 if seen is None else seen.size
     if old != size:
         raise Conflict(about=f"size of {origin}", got=old, expected=size)
@@ -165,13 +164,30 @@ def witness(
     now: Instant,
 ) -> str:
     """W-1 to W-3: check, remember, and only then sign; return the cosignature's line. Raises as these do."""
+    check_name(name)
+    with _alone(path):
+        state = read_state(path)
+        seen = step(state.get(origin), note, proof, origin=origin, public=public, old=old)
+        line = cosign(note, name=name, key=key, now=now)
+        write_state(path, {**state, origin: seen})
+    return line
+
+
+def check_name(name: str) -> None:
+    """Raises BadMessage where no note could carry this witness's name."""
     if not NAME.fullmatch(name):
         raise BadMessage(about="witness name", got=name, expected="printable, no space or +")
-    state = read_state(path)
-    seen = step(state.get(origin), note, proof, origin=origin, public=public, old=old)
-    line = cosign(note, name=name, key=key, now=now)
-    write_state(path, {**state, origin: seen})
-    return line
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """W-3: one at a time reads and writes this state, whichever process it is. Raises FileTrouble."""
+    try:
+        with path.with_name(f"{path.name}.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as cause:
+        raise FileTrouble(about=path, got=cause.strerror) from cause
 
 
 def accept_restore(path: Path, *, origin: str, now: Instant, reason: str) -> GivenUp:
@@ -179,14 +195,15 @@ def accept_restore(path: Path, *, origin: str, now: Instant, reason: str) -> Giv
 
     Raises UnknownThing where nothing was seen of it, BadRequest without a reason, and as `read_state`.
     """
-    state = read_state(path)
-    seen = state.get(origin)
-    if seen is None or not seen.size:
-        raise UnknownThing(about=origin, expected="a log of which this witness saw something")
     if not reason.strip():
         raise BadRequest(about="reason", expected="why the log need not extend what was seen")
-    given_up = GivenUp(seen.size, seen.root, seen.note, now, reason)
-    write_state(path, {**state, origin: Seen(0, b"", "", (*seen.given_up, given_up))})
+    with _alone(path):
+        state = read_state(path)
+        seen = state.get(origin)
+        if seen is None or not seen.size:
+            raise UnknownThing(about=origin, expected="a log of which this witness saw something")
+        given_up = GivenUp(seen.size, seen.root, seen.note, now, reason)
+        write_state(path, {**state, origin: Seen(0, b"", "", (*seen.given_up, given_up))})
     return given_up
 
 
@@ -210,13 +227,6 @@ def check_given_up(seen: Seen | None, proof: Proof, *, origin: str, public: byte
         one.size > seen.size or (one.size == seen.size and one.root == seen.root) for one in named
     ):
         raise wrong
-
-
-def _signed(note: str, *, origin: str, public: bytes) -> Checkpoint:
-    signed = parse_checkpoint(check_note(note, name=origin, public=public))
-    if signed.origin != origin:
-        raise Unproven(about="log origin", got=signed.origin, expected=origin)
-    return signed
 
 
 def _text(note: str) -> str:

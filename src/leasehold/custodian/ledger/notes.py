@@ -71,8 +71,12 @@ def key_id(name: str, public: bytes) -> bytes:
 
 def sign_note(text: str, *, name: str, key: SigningKey) -> str:
     """The text (which ends in a newline), an empty line and one signature line."""
-    signature = key_id(name, key.public) + key.sign(text.encode())
-    return f"{text}\n{_DASH}{name} {b64(signature)}\n"
+    return signed_note(text, name=name, public=key.public, signature=key.sign(text.encode()))
+
+
+def signed_note(text: str, *, name: str, public: bytes, signature: bytes) -> str:
+    """The same from a signature that somebody made."""
+    return f"{text}\n{_DASH}{name} {b64(key_id(name, public) + signature)}\n"
 
 
 def check_note(note: str, *, name: str, public: bytes) -> str:
