@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -57,12 +58,21 @@ def clauses(folder: Path, pattern: str) -> set[str]:
     return found
 
 
-def defined() -> set[str]:
+def definitions() -> list[str]:
     """Clause ids that some page of the specification defines: in bold, at the start of a paragraph."""
-    found: set[str] = set()
+    found: list[str] = []
     for page in (ROOT / "docs" / "spec").glob("*.md"):
-        found |= set(re.findall(r"^(?:- |\d+\. )?\*\*([A-Z]-\d+)", page.read_text(), re.MULTILINE))
+        found += re.findall(r"^(?:- |\d+\. )?\*\*([A-Z]-\d+)", page.read_text(), re.MULTILINE)
     return found
+
+
+def defined() -> set[str]:
+    """As a set."""
+    return set(definitions())
+
+
+def test_no_clause_is_defined_twice() -> None:
+    assert [clause for clause, count in Counter(definitions()).items() if count > 1] == []
 
 
 def test_code_cites_no_clause_that_no_page_defines() -> None:

@@ -344,7 +344,7 @@ def test_an_entry_is_proved_to_who_asks_nobody(desk: Desk) -> None:
 
 
 def test_a_witness_follows_the_log_and_refuses_another(desk: Desk) -> None:
-    """W-1 to W-3, by command."""
+    """J-1 to J-3, by command."""
     desk.lend()
     key, state, out = (str(desk.stage / name) for name in ("w.key", "w.state", "w.note"))
     shown = desk.run("witness", "init", key)
@@ -418,7 +418,7 @@ def service(desk: Desk, key: SigningKey) -> Iterator[str]:
 
 
 def test_a_witness_that_serves_is_asked_and_its_line_is_kept(desk: Desk) -> None:
-    """W-7, W-9, O-22: by command."""
+    """J-7, J-9, O-22: by command."""
     desk.lend()
     key = SigningKey.make(os.urandom)
     words = ["audit", "cosign", "--name", "reg.example/w", "--witness-key", key.public.hex()]
@@ -447,7 +447,7 @@ def test_a_witness_that_serves_is_asked_and_its_line_is_kept(desk: Desk) -> None
 
 
 def test_a_forked_log_is_proved_to_anybody(desk: Desk) -> None:
-    """W-10: what the witness wrote down needs nobody to be believed."""
+    """J-10: what the witness wrote down needs nobody to be believed."""
     desk.lend()
     settings = desk.house.settings
     key, state = str(desk.stage / "w.key"), desk.stage / "w.state"

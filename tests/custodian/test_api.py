@@ -393,7 +393,7 @@ async def test_a_witness_sees_hashes_and_nothing_else(office: Office) -> None:
 
 
 async def test_a_witness_leaves_its_cosignature_with_the_custodian(office: Office) -> None:
-    """O-22, W-7."""
+    """O-22, J-7."""
     settings = office.house.settings
     settings.operators["reg"] = Role.WITNESS  # type: ignore[index]
     key = SigningKey.load(b"w" * 32)

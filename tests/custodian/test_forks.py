@@ -1,4 +1,4 @@
-"""W-10: two signed checkpoints of one size and two roots prove a fork, and nothing less does."""
+"""J-10: two signed checkpoints of one size and two roots prove a fork, and nothing less does."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def head_of(note: str) -> LogHead:
 
 
 def test_the_event_of_an_enclave_is_a_proof_as_well() -> None:
-    """W-6: its line in the log, as the host has it."""
+    """J-6: its line in the log, as the host has it."""
     line = to_json(
         {"time": 1, "event": "log_fork", "role": "enclave", "code": "unproven"}
         | {"seen": head_of(SEEN), "shown": head_of(SHOWN)}

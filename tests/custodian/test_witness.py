@@ -81,7 +81,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_extends_is_cosigned_as_c2sp_says(path: Path) -> None:
-    """W-1, W-2: the signature read by the letter of the format."""
+    """J-1, J-2: the signature read by the letter of the format."""
     stage = stage_of(3)
     ask(path, *show(stage, 0), 0)
     signed = ask(path, *show(grow(stage, 4), 3), 3)
@@ -144,7 +144,7 @@ def test_what_contradicts_is_refused_and_nothing_is_forgotten(
     refusal: type[LeaseholdError],
     about: str,
 ) -> None:
-    """T58, T28; W-1."""
+    """T58, T28; J-1."""
     ask(path, *show(stage_of(5), 0), 0)
     before = path.read_bytes()
     with pytest.raises(refusal) as caught:
@@ -168,7 +168,7 @@ def test_a_ledger_put_back_is_noticed(path: Path) -> None:
 def test_killed_before_the_rename_it_remembers_what_it_signed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """W-3: no cosignature leaves whose checkpoint could be forgotten."""
+    """J-3: no cosignature leaves whose checkpoint could be forgotten."""
     stage = stage_of(3)
     ask(path, *show(stage, 0), 0)
 
@@ -206,7 +206,7 @@ def test_a_cosignature_of_another_or_of_other_words_does_not_count(path: Path) -
 
 
 def test_a_restored_log_is_accepted_by_a_person_only_and_what_was_seen_is_kept(path: Path) -> None:
-    """W-8."""
+    """J-8."""
     ask(path, *show(stage_of(6), 0), 0)
     seen = read_state(path)[ORIGIN]
     restored = stage_of(4, "other")
@@ -238,7 +238,7 @@ def restore_entry(given_up: list[dict[str, object]], *, kind: str = "epoch.resto
 
 
 def test_the_log_says_itself_that_it_gave_up_what_was_seen(path: Path) -> None:
-    """W-8, with the entry's proof."""
+    """J-8, with the entry's proof."""
     ask(path, *show(stage_of(6, "other"), 0), 0)
     seen = read_state(path)[ORIGIN]
 

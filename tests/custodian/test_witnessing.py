@@ -1,4 +1,4 @@
-"""W-9: the service answers as C2SP tlog-witness says, and signs nothing that it could regret."""
+"""J-9: the service answers as C2SP tlog-witness says, and signs nothing that it could regret."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_who_does_not_know_what_was_seen_is_told(client: httpx2.AsyncClien
 async def test_what_contradicts_is_refused_and_kept_as_evidence(
     client: httpx2.AsyncClient, service: Service
 ) -> None:
-    """T58; W-9, W-10."""
+    """T58; J-9, J-10."""
     assert service.evidence is not None
     note, _ = show(stage_of(5), 0)
     await send(client, write_post(0, (), note))

@@ -1,4 +1,4 @@
-"""W-5, W-6: an instance cosigns what extends what it saw, and nothing once it was shown another log."""
+"""J-5, J-6: an instance cosigns what extends what it saw, and nothing once it was shown another log."""
 
 from __future__ import annotations
 

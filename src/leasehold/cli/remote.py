@@ -1,6 +1,6 @@
 """A witness somewhere else, asked over HTTP: the client's side of C2SP tlog-witness.
 
-Spec: docs/spec/witness.md, W-9. Nothing that it says is believed: its cosignature is checked by the caller.
+Spec: docs/spec/witness.md, J-9. Nothing that it says is believed: its cosignature is checked by the caller.
 """
 
 from __future__ import annotations

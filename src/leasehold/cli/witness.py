@@ -118,7 +118,7 @@ def _look(access: Access, old: int) -> ConsistencyView:
 
 
 def _contradiction(access: Access, size: int) -> str:
-    """W-10: what the log signs for the size that was seen, which proves most; or for the one it has."""
+    """J-10: what the log signs for the size that was seen, which proves most; or for the one it has."""
     try:
         note = access.read("/log/checkpoint", size=size)
     except UnknownThing:

@@ -1,7 +1,7 @@
 """The texts of C2SP that enclaves sign and check; the rest of that format is `custodian/ledger/notes.py`.
 
 Sources: C2SP tlog-checkpoint and tlog-cosignature. Their first lines keep them apart from every frame of
-`encoding.frame`, so an instance's statement key may sign a cosignature (docs/spec/witness.md, W-2).
+`encoding.frame`, so an instance's statement key may sign a cosignature (docs/spec/witness.md, J-2).
 """
 
 from __future__ import annotations

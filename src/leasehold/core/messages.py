@@ -102,7 +102,7 @@ class Heartbeat(_Message, frozen=True, omit_defaults=True, tag="heartbeat"):
     """I live. `usage` repeats every open lease's cumulative counter.
 
     `seen` is the size of the audit log that the instance has seen, None where it watches none; then
-    `cosignature` is over just this: eight bytes of seconds and a signature (W-5), or nothing.
+    `cosignature` is over just this: eight bytes of seconds and a signature (J-5), or nothing.
     """
 
     sequence: int
@@ -165,7 +165,7 @@ class LogHead(_Record, frozen=True):
 
 
 class HeartbeatAck(_Message, frozen=True, omit_defaults=True, tag="heartbeat-ack"):
-    """I heard you. `log` is for an instance that said what it has seen, now and then (W-5)."""
+    """I heard you. `log` is for an instance that said what it has seen, now and then (J-5)."""
 
     sequence: int
     time: Instant

@@ -1,6 +1,6 @@
 """Two checkpoints that one log signed and that cannot both be true: proof of a fork to anybody, for ever.
 
-Spec: docs/spec/witness.md, W-10. Refuses to know: who met with them, and why the log forked.
+Spec: docs/spec/witness.md, J-10. Refuses to know: who met with them, and why the log forked.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Fork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Event(msgspec.Struct, frozen=True, tag="log_fork", tag_field="event"):
-    """The line that an enclave writes into its events (W-6)."""
+    """The line that an enclave writes into its events (J-6)."""
 
     seen: LogHead
     shown: LogHead
@@ -38,7 +38,7 @@ class _Kind(msgspec.Struct, frozen=True):
 
 
 def check_fork(fork: Fork, *, origin: str, public: bytes) -> tuple[Checkpoint, Checkpoint]:
-    """W-10: the log signed both, they are of one size, and their roots differ.
+    """J-10: the log signed both, they are of one size, and their roots differ.
 
     Raises BadSignature, BadMessage, and Unproven where no contradiction is shown: of two sizes, the one
     may well extend the other.

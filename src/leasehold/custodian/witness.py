@@ -57,7 +57,7 @@ class GivenUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The newest checkpoint of one log that was cosigned: its size, its root, and the note.
 
-    `given_up` are earlier ones that it need not extend (W-8); then, until the next one, the size is 0.
+    `given_up` are earlier ones that it need not extend (J-8); then, until the next one, the size is 0.
     """
 
     size: int
@@ -76,7 +76,7 @@ class _Named(msgspec.Struct, frozen=True):
 def step(
     seen: Seen | None, note: str, proof: Sequence[bytes], *, origin: str, public: bytes, old: int
 ) -> Seen:
-    """W-1: what is seen after this checkpoint, if it extends what was seen before.
+    """J-1: what is seen after this checkpoint, if it extends what was seen before.
 
     Raises BadSignature, BadMessage, Conflict (`old` is not what was seen) and Unproven: the log
     shrank, or is another one.
@@ -97,21 +97,21 @@ def step(
 
 
 def cosign(note: str, *, name: str, key: SigningKey, now: Instant) -> str:
-    """W-2: the line that a witness adds below a note that `step` has accepted and that is on disk."""
+    """J-2: the line that a witness adds below a note that `step` has accepted and that is on disk."""
     seconds = now // SECOND
     signature = key.sign(cosigned_text(_text(note), seconds))
     return cosignature_line(Line(name, key.public, seconds, signature))
 
 
 def check_cosignature(note: str, *, name: str, public: bytes) -> Instant:
-    """W-2: when this witness cosigned this note. Raises BadSignature, BadMessage."""
+    """J-2: when this witness cosigned this note. Raises BadSignature, BadMessage."""
     found = find_cosignature(note.rpartition("\n\n")[2], name=name, public=public)
     check_signature(public, cosigned_text(_text(note), found.seconds), found.signature)
     return Instant(found.seconds * SECOND)
 
 
 def check_quorum(note: str, witnesses: Sequence[str], quorum: int | None) -> None:
-    """W-4: at least `quorum` of these (`NAME=HEX`; None is all) have cosigned the note.
+    """J-4: at least `quorum` of these (`NAME=HEX`; None is all) have cosigned the note.
 
     Raises BadMessage, BadSignature, Unproven.
     """
@@ -129,7 +129,7 @@ def check_quorum(note: str, witnesses: Sequence[str], quorum: int | None) -> Non
 
 
 def read_state(path: Path) -> dict[str, Seen]:
-    """W-3: what is seen, by log. A file that is not there is a witness that saw nothing yet.
+    """J-3: what is seen, by log. A file that is not there is a witness that saw nothing yet.
 
     Raises FileTrouble, BadSetting, BadMessage: a witness that cannot remember must not sign.
     """
@@ -139,7 +139,7 @@ def read_state(path: Path) -> dict[str, Seen]:
 
 
 def write_state(path: Path, state: Mapping[str, Seen]) -> None:
-    """W-3: durable when this returns, and whole or not at all. Raises FileTrouble."""
+    """J-3: durable when this returns, and whole or not at all. Raises FileTrouble."""
     write_private(path, to_json(dict(state)), replace=True)
     try:
         folder = os.open(path.parent, os.O_RDONLY)
@@ -163,7 +163,7 @@ def witness(
     key: SigningKey,
     now: Instant,
 ) -> str:
-    """W-1 to W-3: check, remember, and only then sign; return the cosignature's line. Raises as these do."""
+    """J-1 to J-3: check, remember, and only then sign; return the cosignature's line. Raises as these do."""
     check_name(name)
     with _alone(path):
         state = read_state(path)
@@ -181,7 +181,7 @@ def check_name(name: str) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """W-3: one at a time reads and writes this state, whichever process it is. Raises FileTrouble."""
+    """J-3: one at a time reads and writes this state, whichever process it is. Raises FileTrouble."""
     try:
         with path.with_name(f"{path.name}.lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -191,7 +191,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def accept_restore(path: Path, *, origin: str, now: Instant, reason: str) -> GivenUp:
-    """W-8: a person decides that the log need not extend what was seen; what was seen is kept beside.
+    """J-8: a person decides that the log need not extend what was seen; what was seen is kept beside.
 
     Raises UnknownThing where nothing was seen of it, BadRequest without a reason, and as `read_state`.
     """
@@ -208,7 +208,7 @@ def accept_restore(path: Path, *, origin: str, now: Instant, reason: str) -> Giv
 
 
 def check_given_up(seen: Seen | None, proof: Proof, *, origin: str, public: bytes) -> None:
-    """W-8: the log itself says in an `epoch.restore` entry that it does not extend what was seen.
+    """J-8: the log itself says in an `epoch.restore` entry that it does not extend what was seen.
 
     It stands where the log was shorter, and what it gives up is what was seen, or longer.
     Raises Unproven, BadSignature, BadMessage.

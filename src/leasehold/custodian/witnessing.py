@@ -1,6 +1,6 @@
 """A witness as an HTTP service: C2SP tlog-witness, `add-checkpoint`, for the logs that it was told of.
 
-Spec: docs/spec/witness.md, W-9. Refuses to know: who asks. A checkpoint proves itself, and there is no
+Spec: docs/spec/witness.md, J-9. Refuses to know: who asks. A checkpoint proves itself, and there is no
 other authentication.
 """
 
@@ -88,7 +88,7 @@ class Service:
     evidence: Path | None = None
 
     def add(self, post: Post) -> str:
-        """W-9: the cosignature's line. Raises as `witness`, and UnknownThing for a log of others."""
+        """J-9: the cosignature's line. Raises as `witness`, and UnknownThing for a log of others."""
         origin = post.note.partition("\n")[0]
         public = self.logs.get(origin)
         if public is None:

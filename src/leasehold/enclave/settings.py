@@ -1,7 +1,7 @@
 """The enclave's configuration: the one file it reads, signed by the custodian, its hash in the evidence.
 
 Every key is mandatory but `devices`, without which no device is asked and evidence of none passes, and
-`log_origin` with `log_key`, without which the instance watches no audit log (docs/spec/witness.md, W-5).
+`log_origin` with `log_key`, without which the instance watches no audit log (docs/spec/witness.md, J-5).
 Addresses and mirrors are no part of it; they are hints that the borrower may choose.
 """
 

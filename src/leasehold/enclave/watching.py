@@ -1,6 +1,6 @@
 """An instance as a witness of its custodian's audit log: it cosigns what extends what it saw, and only that.
 
-Spec: docs/spec/witness.md, W-5 and W-6. Refuses to know: channels, and what the log's entries say.
+Spec: docs/spec/witness.md, J-5 and J-6. Refuses to know: channels, and what the log's entries say.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class LogWatch:
 
     @property
     def size(self) -> int | None:
-        """W-5: what the custodian is to extend; None where nothing more will be signed."""
+        """J-5: what the custodian is to extend; None where nothing more will be signed."""
         return None if self.forked or not self.public else self.seen.size
 
     def hear(self, head: LogHead | None) -> None:
-        """W-5, W-6: cosign a head that extends what was seen; a signed one that does not is a fork.
+        """J-5, J-6: cosign a head that extends what was seen; a signed one that does not is a fork.
 
         A head that is about something older crossed another one on its way, and is passed over.
         """

@@ -1,4 +1,4 @@
-"""W-4: accounts that a custodian claims, against what the log alone gives."""
+"""J-4: accounts that a custodian claims, against what the log alone gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""W-5, W-7: what is kept of cosignatures, what is refused, and what an instance is shown next."""
+"""J-5, J-7: what is kept of cosignatures, what is refused, and what an instance is shown next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several hands: who counts, exactly what is approved, and that nothing moves before the last hand (L-12)."""
+"""Several hands: who counts, exactly what is approved, and that nothing moves before the last hand (L-13)."""
 
 from __future__ import annotations
 

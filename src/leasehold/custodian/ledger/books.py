@@ -109,7 +109,7 @@ def replay_entries(entries: Iterable[Entry]) -> Replay:
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """What the log tells of a proposal (L-12): its digest, whose hands are on it, what became of it."""
+    """What the log tells of a proposal (L-13): its digest, whose hands are on it, what became of it."""
 
     digest: str
     hands: frozenset[str]
@@ -186,7 +186,7 @@ class Replay:
         self._extend(("grant", detail["loan"], detail["consumer"]), units)
 
     def _approve(self, actor: str, detail: dict[str, Any]) -> None:
-        """L-12, at every prefix: never done by fewer hands than its entry says were needed."""
+        """L-13, at every prefix: never done by fewer hands than its entry says were needed."""
         one = self.proposals[detail["proposal"]]
         hands = one.hands | {actor}
         self.proposals[detail["proposal"]] = replace(one, hands=hands)

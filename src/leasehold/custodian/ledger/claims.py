@@ -1,6 +1,6 @@
 """The accounts that a custodian claims to have, against those that the log alone gives.
 
-Spec: docs/spec/witness.md, W-4. Refuses to know: whether the log is the one that was witnessed.
+Spec: docs/spec/witness.md, J-4. Refuses to know: whether the log is the one that was witnessed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def claim(tx: Tx) -> Claim:
 
 
 def check_claim(claim: Claim, entries: Sequence[Entry]) -> None:
-    """W-4: the claimed accounts are what the log gives. Raises BooksWrong, which names the accounts.
+    """J-4: the claimed accounts are what the log gives. Raises BooksWrong, which names the accounts.
 
     Raises Unproven where the entries end before what is claimed.
     """

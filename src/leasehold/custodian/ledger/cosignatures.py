@@ -1,6 +1,6 @@
 """Who cosigned which size of the audit log, and what a watching instance is shown of it next.
 
-Spec: docs/spec/witness.md, W-5 to W-7. No entries of the log are written for them: a log that grew with
+Spec: docs/spec/witness.md, J-5 to J-7. No entries of the log are written for them: a log that grew with
 every cosignature could never be cosigned to its end. Refuses to know: how a witness is asked.
 """
 
@@ -55,7 +55,7 @@ def instance_name(origin: str, instance: str) -> str:
 
 
 def keep(tx: Tx, origin: str, cosignature: Cosignature) -> None:
-    """W-7: check a cosignature against the log itself and keep it; the newest of a name are kept.
+    """J-7: check a cosignature against the log itself and keep it; the newest of a name are kept.
 
     Raises UnknownThing (the log is not so long), BadSignature, Conflict (a name has one key for ever),
     TooBusy (too many witnesses).
@@ -125,7 +125,7 @@ def cosigned_checkpoint(tx: Tx, *, origin: str, key: SigningKey, size: int | Non
 def attend(
     tx: Tx, *, now: Instant, instance: str, beat: Heartbeat, origin: str, key: SigningKey
 ) -> LogHead | None:
-    """W-5: take an instance's cosignature, and show it the log where that grew since and it is time.
+    """J-5: take an instance's cosignature, and show it the log where that grew since and it is time.
 
     A cosignature that does not fit this log is an alarm entry, and the instance is shown the log at
     once: either it lies, or this is not the log that it saw. Raises UnknownThing.

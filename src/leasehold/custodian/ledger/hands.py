@@ -1,6 +1,6 @@
 """Several hands: what one operator proposes and others must approve before it is done.
 
-Spec: docs/spec/ledger.md, L-12; docs/spec/custodian-api.md, O-18 to O-21. Refuses to know what is
+Spec: docs/spec/ledger.md, L-13; docs/spec/custodian-api.md, O-18 to O-21. Refuses to know what is
 proposed: the act is handed in, and runs in the transaction of the approval that completes it.
 """
 
@@ -193,7 +193,7 @@ def approve(
     quorum: Quorum,
     execute: Callable[[Tx, Instant, Operator], T],
 ) -> tuple[Proposal, T | None]:
-    """L-12: lay one more hand on it; the hand that completes it does it, in this transaction.
+    """L-13: lay one more hand on it; the hand that completes it does it, in this transaction.
 
     `execute` runs under the name of the operator who completes it, and for that one call alone without
     the gates. What it raises undoes the approval. The second value is what it gave, None where more

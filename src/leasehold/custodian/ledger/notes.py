@@ -42,13 +42,13 @@ class Line(msgspec.Struct, frozen=True):
 
 
 def cosignature_line(line: Line) -> str:
-    """W-2: the line below a note."""
+    """J-2: the line below a note."""
     packed = cosigner_id(line.name, line.public) + line.seconds.to_bytes(8, "big") + line.signature
     return f"{_DASH}{line.name} {b64(packed)}\n"
 
 
 def find_cosignature(lines: str, *, name: str, public: bytes) -> Line:
-    """W-2: the one of this name and key among these lines; not checked. Raises BadSignature, BadMessage."""
+    """J-2: the one of this name and key among these lines; not checked. Raises BadSignature, BadMessage."""
     for line in lines.split("\n"):
         signer, _, encoded = line.removeprefix(_DASH).rpartition(" ")
         if signer != name or not line.startswith(_DASH):

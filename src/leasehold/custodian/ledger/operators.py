@@ -72,7 +72,7 @@ def check_right(operator: Operator, right: Right) -> None:
 
 
 def check_alone(operator: Operator, gate: Gate) -> None:
-    """O-18, L-12: raise NotPermitted without the right to change, HandsNeeded where one hand is too few.
+    """O-18, L-13: raise NotPermitted without the right to change, HandsNeeded where one hand is too few.
 
     The acts themselves ask, so that a way to them that forgot about hands is closed and not open.
     """

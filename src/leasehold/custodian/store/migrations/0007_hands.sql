@@ -1,4 +1,4 @@
--- What one operator wants and others must approve (docs/spec/ledger.md, L-12). `request` is the exact text
+-- What one operator wants and others must approve (docs/spec/ledger.md, L-13). `request` is the exact text
 -- of which `digest` is the SHA-256. An operator's hand counts once.
 CREATE TABLE proposals (
     id INTEGER PRIMARY KEY,

@@ -1,4 +1,4 @@
--- Who cosigned which size of the audit log (docs/spec/witness.md, W-7): enclaves and witnesses. `seconds` is
+-- Who cosigned which size of the audit log (docs/spec/witness.md, J-7): enclaves and witnesses. `seconds` is
 -- the cosigner's time, `at` when it came. No entries of the log: a log that grew with every cosignature
 -- could never be cosigned to its end.
 CREATE TABLE cosignatures (
