@@ -166,7 +166,9 @@ async def compare(
     """Ours and the bare database in turn, on the same files."""
     await store.write(more_keys)
     await grant(store, 1, 20 * CALLERS)
-    ratios, rates, latencies = [], [], []
+    ratios: list[float] = []
+    rates: list[float] = []
+    latencies: list[float] = []
     for run in range(RUNS):
         first = 1_000_000 + run * count
         ours = await grant(store, first, count)

@@ -41,7 +41,6 @@ WAIT_MS_MAX: Final = 10.0
 BAR: Final = 1.3
 RUNS: Final = 300
 AT_ONCE: Final = 100
-WAIT_MS_MAX: Final = 10.0
 HASHES: Final = {
     "SHA-256": hashes.SHA256(),
     "SHA-384": hashes.SHA384(),
