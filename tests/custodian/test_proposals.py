@@ -150,6 +150,10 @@ def bodies(house: House, lease: str) -> dict[str, tuple[str, object]]:
         "POST /operator/stops/{id}/lift": ("1", {"reason": "over"}),
         "POST /operator/proposals/{id}/approve": ("1", {"digest": "00" * 32}),
         "POST /operator/proposals/{id}/reject": ("1", {"reason": "no"}),
+        "POST /log/cosignature": (
+            "",
+            {"name": "w", "key": "A" * 43 + "=", "size": 1, "line": "none"},
+        ),
     }
 
 
