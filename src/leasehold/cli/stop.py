@@ -89,7 +89,9 @@ def explain(progress: ProgressView) -> str:
         lines = [f"Stop {order.id} of {what} was lifted; what it found running stays stopped."]
     if progress.complete:
         return f"{lines[0]} It is complete: nothing can be served any more, and that is proved."
-    until = "" if progress.lapses is None else f", none after {output.utc(progress.lapses)}"
+    until = ""
+    if progress.lapses is not None:
+        until = f" until {output.utc(progress.lapses)}, later only under a clock that is held still"
     lines.append(f"At most {progress.units:,} units can still be served{until}.")
     if progress.units_in_doubt:
         lines.append(

@@ -164,6 +164,18 @@ def test_an_instance_is_shown_the_log_when_it_grew_and_it_is_time() -> None:
     assert attend(stage, "one", later.size, sign(later, "one"), at=after(START, DAY)) is None
 
 
+def test_a_clock_set_back_silences_no_witness() -> None:
+    stage = lent()
+    first = attend(stage, "one", 0)
+    assert first is not None
+    signed = sign(first, "one")
+    assert attend(stage, "one", first.size, signed) is None
+    stage.enrol("alice")
+    back = attend(stage, "one", first.size, signed, at=Instant(START - 30 * DAY))
+    assert back is not None
+    assert back.size > back.old == first.size
+
+
 def test_instances_are_shown_what_another_cosigned_just_now() -> None:
     """So that many lines stand below one checkpoint."""
     stage = lent()
