@@ -1,4 +1,4 @@
-"""What `leasehold stop` says of what is not over: how much is left, until when, and who is silent since when."""
+"""What `leasehold stop` says of what is not over: how much is left, until when, who is silent since when."""
 
 from __future__ import annotations
 
