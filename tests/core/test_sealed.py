@@ -24,13 +24,12 @@ from leasehold.core.sealed import (
     check_header,
     check_name,
     key_check,
-    lay_out,
     parse_preamble,
     spans,
-    write_header,
 )
 from leasehold.core.statements import sign
-from leasehold.core.streaming import SEGMENT_BYTES, TAG_BYTES, new_stream_header, plain_range
+from leasehold.core.streaming import SEGMENT_BYTES, TAG_BYTES, plain_range
+from leasehold.custodian.headers import lay_out, new_stream_header, write_header
 from leasehold.errors import (
     BadSealedModel,
     BadSignature,

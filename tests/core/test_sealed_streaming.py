@@ -17,11 +17,11 @@ from leasehold.core.streaming import (
     STREAM_HEADER_BYTES,
     TAG_BYTES,
     Stream,
-    new_stream_header,
     plain_range,
     sealed_size,
     segment_count,
 )
+from leasehold.custodian.headers import new_stream_header
 from leasehold.errors import BadSealedModel
 
 KEY = bytes(range(32))

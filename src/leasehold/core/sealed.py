@@ -13,9 +13,9 @@ from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 
-from leasehold.core.crypto import SigningKey, hkdf, is_equal, sha256
+from leasehold.core.crypto import hkdf, is_equal, sha256
 from leasehold.core.encoding import frame, from_json, number, to_json
-from leasehold.core.statements import Signed, check_signed, sign
+from leasehold.core.statements import Signed, check_signed
 from leasehold.core.streaming import (
     KEY_BYTES,
     SEGMENT_BYTES,
@@ -120,25 +120,6 @@ def check_name(name: str) -> None:
         raise BadSealedModel(about="file name", got=name, expected="one plain name")
 
 
-def lay_out(files: list[tuple[str, int, bytes, bytes]]) -> tuple[SealedFile, ...]:
-    """Files as (name, size, SHA-256, stream header), one stream after the other."""
-    laid, offset = [], 0
-    for name, size, digest, stream_header in files:
-        length = sealed_size(size)
-        laid.append(SealedFile(name, size, digest, offset, length, stream_header))
-        offset += length
-    return tuple(laid)
-
-
-def write_header(header: SealedHeader, root: SigningKey) -> tuple[bytes, SealedModel]:
-    """S-1, S-2: how the sealed file begins, and what it then is. Raises BadSealedModel."""
-    data = to_json(sign(root, KIND, to_json(header)))
-    start = MAGIC + len(data).to_bytes(4, "big")
-    if parse_preamble(start) != len(data):
-        raise BadSealedModel(about="header")
-    return start + data, check_header(data, root_public=root.public)
-
-
 def parse_preamble(data: bytes) -> int:
     """S-1: the length of the header, from the first PREAMBLE_BYTES bytes. Raises BadSealedModel."""
     if len(data) != PREAMBLE_BYTES or not data.startswith(MAGIC):
@@ -205,6 +186,7 @@ class OpenModel:
                 header=file.stream_header,
                 associated=stream_label(model.digest, position),
                 size=file.size,
+                name=file.name,
             )
             for position, file in enumerate(header.files)
         )

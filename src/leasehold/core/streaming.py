@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from leasehold.core.crypto import Aead, Entropy, hkdf
+from leasehold.core.crypto import Aead, hkdf
 from leasehold.core.units import MIB
 from leasehold.errors import BadSealedModel
 
@@ -17,9 +17,9 @@ SEGMENT_BYTES: Final = (
     MIB  # as ciphertext, tag included; the first one also holds the stream header
 )
 TAG_BYTES: Final = 16
-_SALT_BYTES: Final = 32
-_PREFIX_BYTES: Final = 7
-STREAM_HEADER_BYTES: Final = 1 + _SALT_BYTES + _PREFIX_BYTES
+SALT_BYTES: Final = 32
+PREFIX_BYTES: Final = 7
+STREAM_HEADER_BYTES: Final = 1 + SALT_BYTES + PREFIX_BYTES
 _PLAIN_BYTES: Final = SEGMENT_BYTES - TAG_BYTES
 
 
@@ -42,24 +42,21 @@ def plain_range(size: int, index: int) -> tuple[int, int]:
     return max(0, start), min(size, start + _PLAIN_BYTES)
 
 
-def new_stream_header(entropy: Entropy) -> bytes:
-    """Forty bytes: their own number, the salt of the stream's key, the prefix of its nonces."""
-    return bytes([STREAM_HEADER_BYTES]) + entropy(_SALT_BYTES) + entropy(_PREFIX_BYTES)
-
-
 class Stream:
     """One stream of `size` plaintext bytes, open for sealing and reading under its own key."""
 
-    __slots__ = ("_aead", "_last", "_prefix", "header", "size")
+    __slots__ = ("_aead", "_last", "_name", "_prefix", "header", "size")
 
-    def __init__(self, key: bytes, *, header: bytes, associated: bytes, size: int) -> None:
-        """`key` has 32 bytes; `associated` says what the stream is. Raises BadSealedModel."""
+    def __init__(
+        self, key: bytes, *, header: bytes, associated: bytes, size: int, name: str = "a stream"
+    ) -> None:
+        """`key` has 32 bytes; `associated` says what the stream is, `name` who. Raises BadSealedModel."""
         if len(header) != STREAM_HEADER_BYTES or header[0] != STREAM_HEADER_BYTES:
             raise BadSealedModel(about="stream header", got=header, expected="40 bytes, 40 first")
-        salt, self._prefix = header[1 : 1 + _SALT_BYTES], header[1 + _SALT_BYTES :]
+        salt, self._prefix = header[1 : 1 + SALT_BYTES], header[1 + SALT_BYTES :]
         self._aead = Aead(hkdf(key, salt=salt, info=associated, length=KEY_BYTES))
         self._last = segment_count(size) - 1
-        self.header, self.size = header, size
+        self.header, self.size, self._name = header, size, name
 
     def seal_segment(self, index: int, plaintext: bytes | memoryview, out: memoryview) -> None:
         """Write segment `index` to `out`, 16 bytes longer: as it lies in the stream, after its header.
@@ -75,9 +72,17 @@ class Stream:
         """
         start, end = plain_range(self.size, index)
         if len(out) != end - start or len(ciphertext) != end - start + TAG_BYTES:
-            raise BadSealedModel(about=f"segment {index}", got=len(ciphertext), expected=len(out))
+            raise self._refused(
+                index, f"{len(ciphertext)} bytes", f"{end - start + TAG_BYTES} bytes"
+            )
         if not self._aead.open_into(self._nonce(index), ciphertext, out):
-            raise BadSealedModel(about=f"segment {index}", expected="authentic bytes")
+            raise self._refused(
+                index, "bytes that nobody with the model key made", "authentic ones"
+            )
+
+    def _refused(self, index: int, got: str, expected: str) -> BadSealedModel:
+        about = f"segment {index} of {self._last + 1} of {self._name}"
+        return BadSealedModel(about=about, got=got, expected=expected)
 
     def _nonce(self, index: int) -> bytes:
         # The last one is marked, so a stream that ends early does not end in a last segment.

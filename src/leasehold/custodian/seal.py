@@ -28,19 +28,17 @@ from leasehold.core.sealed import (
     check_header,
     check_name,
     key_check,
-    lay_out,
     parse_preamble,
     spans,
-    write_header,
 )
 from leasehold.core.streaming import (
     KEY_BYTES,
     SEGMENT_BYTES,
     TAG_BYTES,
-    new_stream_header,
     plain_range,
     segment_count,
 )
+from leasehold.custodian.headers import lay_out, new_stream_header, write_header
 from leasehold.errors import AlreadyExists, BadModel, BadSealedModel, FileTrouble
 
 Progress = Callable[[int, int], None]

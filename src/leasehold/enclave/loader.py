@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Final
 
 from leasehold.core import frames
+from leasehold.core.crypto import Entropy
 from leasehold.core.frames import MemoryFile
 from leasehold.enclave import memory
 from leasehold.enclave.host import InferenceHost
 from leasehold.enclave.lent import Lent
 from leasehold.enclave.log import Log
 from leasehold.enclave.settings import Settings
-from leasehold.enclave.weights import FileSource, FileWriter, ModelSource, load_sealed
+from leasehold.enclave.weights import FileSource, FileWriter, load_sealed
 from leasehold.errors import LeaseholdError, NoModelYet
 from leasehold.net.fetch import RangeReader
 from leasehold.net.tls import client_context
 
 _URL_SCHEMES: Final = ("http://", "https://")
+_STEPS: Final = 10  # in which the log tells how far a load is
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +68,37 @@ class SealedLoader:
     host: InferenceHost
     settings: Settings
     log: Log
+    entropy: Entropy
     origin: str
     mirrors: tuple[str, ...]
     _sink: MemorySink = field(default_factory=MemorySink)
+    _told: int = 0
 
     async def load(self, lent: Lent) -> int:
         """See `boot.ModelLoader`."""
         await self.wipe()
-        self._sink = sink = MemorySink()
-        model = await load_sealed(
-            self._sources(lent.terms.model.digest),
-            digest=bytes.fromhex(lent.terms.model.digest),
-            root_public=self.settings.custodian_root,
-            model_key=lent.model_key,
-            sink=sink,
-            on_drop=self._dropped,
-        )
+        self._sink, self._told = (sink := MemorySink()), 0
+        sources = self._sources(lent.terms.model.digest)
+        try:
+            model = await load_sealed(
+                sources,
+                digest=bytes.fromhex(lent.terms.model.digest),
+                root_public=self.settings.custodian_root,
+                model_key=lent.model_key,
+                sink=sink,
+                on_progress=self._loading,
+                on_drop=self._dropped,
+            )
+        finally:
+            for source in sources:
+                source.close()
         for file in sink.files:
             memory.seal(file)
         settings = frames.Settings(
             context_tokens=self.settings.context_tokens,
             slots=self.settings.slots,
             threads=self.settings.threads,
+            seed=int.from_bytes(self.entropy(4), "big"),
         )
         loaded = await self.host.load(self.settings.engine, sink.files, settings)
         self.log.event("engine_ready", layers=list(loaded.layers), absent=list(loaded.absent))
@@ -100,7 +111,7 @@ class SealedLoader:
         self._sink.shred()
         return size
 
-    def _sources(self, digest: str) -> list[ModelSource]:
+    def _sources(self, digest: str) -> list[RangeReader | FileSource]:
         context = client_context(self.settings.custodian_ca)
         places = (*self.mirrors, f"{self.origin}/models/{digest}")
         return [
@@ -110,5 +121,11 @@ class SealedLoader:
             for place in places
         ]
 
-    def _dropped(self, _place: str, cause: LeaseholdError) -> None:
-        self.log.event("source_dropped", code=cause.code)
+    def _loading(self, done: int, total: int) -> None:
+        if (step := _STEPS * done // max(1, total)) > self._told:
+            self._told = step
+            self.log.event("loading", bytes=done, of=total)
+
+    def _dropped(self, place: str, cause: LeaseholdError) -> None:
+        """Names the place and the segment: all of it the host's own words, or ciphertext it has."""
+        self.log.event("source_dropped", source=place, code=cause.code, why=cause.message)

@@ -24,11 +24,14 @@ FIELDS: Final = frozenset(
         "measured",
         "milliseconds",
         "model",
+        "of",
         "seen",
         "shown",
+        "source",
         "state",
         "stop",
         "units",
+        "why",
     }
 )
 

@@ -73,7 +73,7 @@ async def run_instance(hints: Hints) -> None:
     wire = HttpsWire(hints.custodian_host, hints.custodian_port, settings, tls)
     machine = Machine(attester, wire, host, clock, entropy, log, _in_thread, devices)
     origin = f"https://{hints.custodian_host}:{hints.custodian_port}"
-    loader = SealedLoader(host, settings, log, origin=origin, mirrors=hints.mirrors)
+    loader = SealedLoader(host, settings, log, entropy, origin=origin, mirrors=hints.mirrors)
     enclave = Enclave(settings, machine, keys, loader)
     context = enclave_server_context(keys.certificate, tls)
     async with serving(

@@ -82,6 +82,9 @@ class FileSource:
         """Nothing is opened yet."""
         self.name = str(path)
 
+    def close(self) -> None:
+        """Nothing stays open between two reads."""
+
     def read_into(self, offset: int, out: memoryview) -> int:
         """S-12: copies; a mapping could be changed by the host between check and use."""
         try:
@@ -118,8 +121,8 @@ async def load_sealed(
     it by at most CANCEL_SECONDS_MAX; the shredding then follows when that read returns.
     """
     loop = asyncio.get_running_loop()
-    loading = _Loading(
-        sources=_Sources(list(sources), lambda *said: _tell(loop, on_drop, *said)),
+    loading = Loading(
+        sources=Sources(list(sources), lambda *said: _tell(loop, on_drop, *said)),
         sink=sink,
         threads=threads or min(THREADS_MAX, os.cpu_count() or 1),
         on_progress=lambda *said: _tell(loop, on_progress, *said),
@@ -136,31 +139,12 @@ async def load_sealed(
         raise
 
 
-def load_blocking(
-    sources: Sequence[ModelSource],
-    *,
-    digest: bytes,
-    root_public: bytes,
-    model_key: bytes,
-    sink: Sink,
-    threads: int | None = None,
-) -> SealedModel:
-    """What `load_sealed` does, in the calling thread and until it is done. Raises the same."""
-    loading = _Loading(
-        sources=_Sources(list(sources), lambda _name, _cause: None),
-        sink=sink,
-        threads=threads or min(THREADS_MAX, os.cpu_count() or 1),
-        on_progress=lambda _done, _total: None,
-    )
-    return loading.run(digest=digest, root_public=root_public, model_key=model_key)
-
-
 def _tell(loop: asyncio.AbstractEventLoop, listener: Callable[..., None], *said: object) -> None:
     loop.call_soon_threadsafe(listener, *said)
 
 
 @dataclass(slots=True)
-class _Sources:
+class Sources:
     """S-11: what is left to read from; the first one is in use, by all threads."""
 
     left: list[ModelSource]
@@ -186,10 +170,10 @@ class _Sources:
 
 
 @dataclass(slots=True)
-class _Loading:
+class Loading:
     """One load, in threads of its own."""
 
-    sources: _Sources
+    sources: Sources
     sink: Sink
     threads: int
     on_progress: Callable[[int, int], None]

@@ -1,7 +1,8 @@
 """Byte ranges of one URL over HTTP/1.1, straight into the caller's memory, with retry and resume.
 
 The standard library's client on blocking sockets: as many connections as there are callers, kept open.
-Refuses to know what the bytes are; whoever reads them must be able to tell whether they are right.
+Spec: docs/spec/sealed-model.md, S-15. Refuses to know what the bytes are; whoever reads them must be able
+to tell whether they are right.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import Final
 from urllib.parse import urlsplit
 
+from leasehold.core.units import KIB
 from leasehold.errors import BadSetting, ModelUnreachable
 from leasehold.net.tls import TlsContext
 
 ATTEMPTS: Final = 5  # in a row without one new byte
 TIMEOUT_SECONDS: Final = 30.0  # of silence
+READ_SECONDS_MAX: Final = 300.0  # for one range of 8 MiB: 28 KB a second, or a week for 16 GB
+_PIECE_BYTES: Final = 256 * KIB
 _PAUSE_SECONDS: Final = 0.25  # doubled at each failure: 4 seconds before giving up
 _RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
@@ -37,6 +41,7 @@ class RangeReader:
         timeout: float = TIMEOUT_SECONDS,
         attempts: int = ATTEMPTS,
         sleep: Callable[[float], None] = time.sleep,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         """Nothing is connected yet. Raises BadSetting where the URL is not one of http or https."""
         expected = "http://HOST/... or https://HOST/..."
@@ -52,16 +57,17 @@ class RangeReader:
         self.name = url
         self._context = context if parts.scheme == "https" else None
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._timeout, self._attempts, self._sleep = timeout, attempts, sleep
+        self._timeout, self._attempts = timeout, attempts
+        self._sleep, self._seconds = sleep, seconds
         self._idle: deque[HTTPConnection] = deque()
 
     def read_into(self, offset: int, out: memoryview) -> int:
         """Fill `out` with the bytes from `offset` on; tells how long the whole resource is.
 
         What was received before a failure is kept. Raises ModelUnreachable after `attempts` failures
-        in a row, or at once where the server will not answer ranges.
+        in a row or READ_SECONDS_MAX, or at once where the server answers anything but this range.
         """
-        failures = 0
+        failures, end = 0, self._seconds() + READ_SECONDS_MAX
         while True:
             before = len(out)
             connection = self._take()
@@ -69,10 +75,15 @@ class RangeReader:
                 with self._ask(connection, offset, len(out)) as response:
                     total = self._check(response, offset, offset + len(out) - 1)
                     while out:
-                        size = response.readinto(out)
-                        if not size:
+                        piece = response.read1(min(len(out), _PIECE_BYTES))
+                        if not piece:
                             raise HTTPException("the body ended early")
-                        out, offset = out[size:], offset + size
+                        out[: len(piece)] = piece
+                        out, offset = out[len(piece) :], offset + len(piece)
+                        if out and self._seconds() > end:
+                            raise self._refused(f"{len(out)} bytes still missing in time")
+                    if response.length is None:  # in chunks, perhaps without end
+                        connection.close()
             except (OSError, HTTPException) as cause:
                 connection.close()
                 failures = 1 if len(out) < before else failures + 1
@@ -113,10 +124,15 @@ class RangeReader:
             raise HTTPException(f"status {response.status}")
         found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         first, end, total = map(int, found.groups()) if found else (0, 0, 0)
-        if response.status != 206 or (first, end) != (start, last):
-            raise ModelUnreachable(
-                about=self.name,
-                got=f"status {response.status}, bytes {first}-{end}",
-                expected=f"206, bytes {start}-{last}",
-            )
+        asked = f"206, bytes {start}-{last}, as they are"
+        if response.status != 206:  # a redirect too: whoever may be asked was chosen by the caller
+            raise self._refused(f"status {response.status}", asked)
+        length = last - start + 1 if response.length is None else response.length
+        if (first, end, length) != (start, last, last - start + 1):
+            raise self._refused(f"bytes {first}-{end}, {length} long", asked)
+        if coding := response.headers.get("Content-Encoding"):
+            raise self._refused(f"encoding {coding}", asked)
         return total
+
+    def _refused(self, got: str, expected: str | None = None) -> ModelUnreachable:
+        return ModelUnreachable(about=self.name, got=got, expected=expected)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from leasehold.enclave.lent import Lent
 from leasehold.enclave.log import FIELDS
-from leasehold.enclave.weights import load_blocking
+from leasehold.enclave.weights import Loading, Sources
 from leasehold.errors import BadSealedModel
 from leasehold.testing.host import InProcessHost
 
@@ -83,13 +83,16 @@ class WorldLoader:
     async def load(self, lent: Lent) -> int:
         """See `boot.ModelLoader`."""
         await asyncio.sleep(0.05)
-        model = load_blocking(
-            [self.source],
+        loading = Loading(
+            Sources([self.source], lambda _name, _cause: None),
+            self.sink,
+            1,
+            lambda _done, _of: None,
+        )
+        model = loading.run(
             digest=bytes.fromhex(lent.terms.model.digest),
             root_public=self.root,
             model_key=lent.model_key,
-            sink=self.sink,
-            threads=1,
         )
         await self.host.load("fake", ())
         return model.plain_bytes
