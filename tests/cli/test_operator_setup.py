@@ -18,7 +18,7 @@ from leasehold.core.crypto import sha256
 from leasehold.core.units import Instant
 from leasehold.custodian import settings
 from leasehold.custodian.release import FolderKeys
-from leasehold.custodian.seal import verify_sealed
+from leasehold.custodian.sealed_file import verify_sealed
 from leasehold.enclave.settings import parse_settings
 from leasehold_simtee.cli import main as simtee
 

@@ -11,7 +11,8 @@ import pytest
 from leasehold.core.crypto import SigningKey, sha256
 from leasehold.core.streaming import SEGMENT_BYTES
 from leasehold.custodian import seal as sealing
-from leasehold.custodian.seal import Sealed, seal_folder, verify_sealed
+from leasehold.custodian.seal import Sealed, seal_folder
+from leasehold.custodian.sealed_file import verify_sealed
 from leasehold.errors import (
     AlreadyExists,
     BadModel,

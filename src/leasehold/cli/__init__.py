@@ -58,6 +58,9 @@ COMMANDS: Final[Mapping[str, Entry]] = {
         "leasehold.cli.attest:command", "See what evidence says, and verify it.", "consumer"
     ),
     "seal": Entry("leasehold.cli.seal:command", "Seal a model folder into one file.", "custodian"),
+    "sealed": Entry(
+        "leasehold.cli.sealed:command", "Look at sealed models, and verify them.", "custodian"
+    ),
     "manifest": Entry(
         "leasehold.cli.manifest:command", "Write, sign and read manifests.", "custodian"
     ),

@@ -9,6 +9,7 @@ import click
 
 from leasehold.cli import output
 from leasehold.cli.access import folder_option
+from leasehold.cli.sealed import progress, write_digests
 from leasehold.core.sealed import check_name
 from leasehold.custodian.release import KEY_SUFFIX, SEALED_SUFFIX, FolderKeys
 from leasehold.custodian.seal import seal_folder
@@ -34,7 +35,7 @@ def command(
     target = models / f"{name}{SEALED_SUFFIX}"
     if (models / f"{name}{KEY_SUFFIX}").exists():
         raise AlreadyExists(about=f"model {name}")
-    with click.progressbar(length=1000, label="Sealing", hidden=not output.is_terminal()) as bar:
+    with progress("Sealing") as tell:
         sealed = seal_folder(
             model,
             target,
@@ -44,7 +45,7 @@ def command(
             licence=licence,
             root_key=keys.root,
             entropy=os.urandom,
-            on_progress=lambda done, total: bar.update(1000 * done // max(1, total) - bar.pos),
+            on_progress=tell,
         )
     FolderKeys(models).keep(name, sealed.model_key)
     output.write_fields(
@@ -57,3 +58,4 @@ def command(
             "files": len(sealed.model.header.files),
         },
     )
+    write_digests(sealed.model.header)

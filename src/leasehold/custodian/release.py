@@ -6,7 +6,6 @@ takes an `Accepted`, which only `appraise` makes.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -14,21 +13,16 @@ from typing import Final, Protocol
 from leasehold.core.binding import release_info
 from leasehold.core.crypto import Entropy, seal_to
 from leasehold.core.messages import LoanTerms, Release
-from leasehold.core.sealed import (
-    PREAMBLE_BYTES,
-    SealedModel,
-    check_header,
-    check_name,
-    parse_preamble,
-)
+from leasehold.core.sealed import SealedModel, check_name
 from leasehold.core.statements import Signed
 from leasehold.core.streaming import KEY_BYTES
 from leasehold.core.units import Instant, after
 from leasehold.custodian.appraise import Accepted, describe
 from leasehold.custodian.ledger import instances
+from leasehold.custodian.sealed_file import read_claim
 from leasehold.custodian.settings import CLOCK_SKEW, Keys, Rules, hex_line, read_seed, write_private
 from leasehold.custodian.store.port import Tx
-from leasehold.errors import BadSealedModel, Conflict, FileTrouble
+from leasehold.errors import Conflict
 from leasehold.net.authority import InstanceIdentity, Validity, issue_client
 
 KEY_SUFFIX: Final = ".key"
@@ -53,6 +47,11 @@ class FolderKeys:
         check_name(name)
         return read_seed(self.path / f"{name}{KEY_SUFFIX}", KEY_BYTES)
 
+    def find(self, name: str) -> bytes | None:
+        """As `model_key`, or None where there is none."""
+        check_name(name)
+        return self.model_key(name) if (self.path / f"{name}{KEY_SUFFIX}").exists() else None
+
     def keep(self, name: str, key: bytes) -> None:
         """Write a new key. Raises AlreadyExists, FileTrouble, BadSealedModel (no plain name)."""
         check_name(name)
@@ -65,17 +64,7 @@ def read_header(folder: Path, name: str, *, root: bytes) -> SealedModel:
     Raises FileTrouble, BadSealedModel, BadSignature.
     """
     check_name(name)
-    path = folder / f"{name}{SEALED_SUFFIX}"
-    try:
-        with path.open("rb") as file:
-            size = parse_preamble(file.read(PREAMBLE_BYTES))
-            model = check_header(file.read(size), root_public=root)
-            length = file.seek(0, os.SEEK_END)
-    except OSError as cause:
-        raise FileTrouble(about=path.name, got=cause.strerror) from cause
-    if length != model.sealed_bytes:
-        raise BadSealedModel(about=path.name, got=length, expected=f"{model.sealed_bytes} bytes")
-    return model
+    return read_claim(folder / f"{name}{SEALED_SUFFIX}").check(root)
 
 
 @dataclass(frozen=True, slots=True)

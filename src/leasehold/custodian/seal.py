@@ -1,6 +1,6 @@
-"""Turns a model's folder into one sealed file, and reads a sealed file back to see that it is whole.
+"""Turns a model's folder into one sealed file.
 
-Spec: docs/spec/sealed-model.md, S-8 to S-10. Memory stays at a few mebibytes whatever the model's size.
+Spec: docs/spec/sealed-model.md, S-8 and S-9. Memory stays at a few mebibytes whatever the model's size.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
@@ -20,16 +20,11 @@ from leasehold.core.sealed import (
     FILE_BYTES_MAX,
     FILES_MAX,
     MODEL_ID_BYTES,
-    PREAMBLE_BYTES,
-    SPAN_BYTES_MAX,
     OpenModel,
     SealedHeader,
     SealedModel,
-    check_header,
     check_name,
     key_check,
-    parse_preamble,
-    spans,
 )
 from leasehold.core.streaming import (
     KEY_BYTES,
@@ -39,10 +34,8 @@ from leasehold.core.streaming import (
     segment_count,
 )
 from leasehold.custodian.headers import lay_out, new_stream_header, write_header
-from leasehold.errors import AlreadyExists, BadModel, BadSealedModel, FileTrouble
-
-Progress = Callable[[int, int], None]
-"""Is told how many bytes are done and how many there are."""
+from leasehold.custodian.sealed_file import Meter, Progress, is_filled, trouble
+from leasehold.errors import AlreadyExists, BadModel, BadSealedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +71,9 @@ def seal_folder(
     if out.exists():
         raise AlreadyExists(about="sealed file", got=out)
     names = _names(folder)
-    with _trouble(folder):
+    with trouble(folder):
         sizes = [(folder / file).lstat().st_size for file in names]
-    meter = _Meter(on_progress, 2 * sum(sizes))
+    meter = Meter(on_progress, 2 * sum(sizes))
     laid = []
     for file, size in zip(names, sizes, strict=True):
         laid.append((file, size, _hash(folder / file, size, meter), new_stream_header(entropy)))
@@ -97,60 +90,16 @@ def seal_folder(
     )
     start, model = write_header(header, root_key)
     opened = OpenModel(model, key)
-    with _trouble(out), _appearing(out) as target:
+    with trouble(out), _appearing(out) as target:
         _write(target, start)
         for position, file in enumerate(names):
             _encrypt(folder / file, opened, position, target, meter)
     return Sealed(model, key)
 
 
-def verify_sealed(
-    path: Path,
-    *,
-    root_public: bytes,
-    model_key: bytes,
-    on_progress: Progress = lambda _done, _total: None,
-) -> SealedModel:
-    """S-10: read a sealed file as an enclave would, and compare every file's SHA-256 as well.
-
-    Raises BadSealedModel, BadSignature, WrongModelKey, FileTrouble.
-    """
-    with _trouble(path), FileIO(path, "rb") as source:
-        size = parse_preamble(source.read(PREAMBLE_BYTES))
-        model = check_header(source.read(size), root_public=root_public)
-        opened = OpenModel(model, model_key)
-        if os.fstat(source.fileno()).st_size != model.sealed_bytes:
-            raise BadSealedModel(about=path.name, expected=f"{model.sealed_bytes} bytes")
-        meter = _Meter(on_progress, model.plain_bytes)
-        digests = [hashlib.sha256() for _ in model.header.files]
-        buffer, scratch = bytearray(SPAN_BYTES_MAX), memoryview(bytearray(SEGMENT_BYTES))
-        for span in spans(model):
-            view = memoryview(buffer)[: span.length]
-            if not _is_filled(source, view):
-                raise BadSealedModel(about=path.name, got="its end", expected="more bytes")
-            for _, plain in opened.open_span(span, view, scratch):
-                digests[span.file].update(plain)
-                meter.add(len(plain))
-    for file, digest in zip(model.header.files, digests, strict=True):
-        if not is_equal(digest.digest(), file.sha256):
-            raise BadSealedModel(about=file.name, got=digest.digest(), expected=file.sha256)
-    return model
-
-
-@dataclass(slots=True)
-class _Meter:
-    tell: Progress
-    total: int
-    done: int = 0
-
-    def add(self, size: int) -> None:
-        self.done += size
-        self.tell(self.done, self.total)
-
-
 def _names(folder: Path) -> list[str]:
     """S-8: the folder's files in order of their names; anything but plain files is refused."""
-    with _trouble(folder), os.scandir(folder) as entries:
+    with trouble(folder), os.scandir(folder) as entries:
         kinds = {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in entries}
     for name, mode in kinds.items():
         if not stat.S_ISREG(mode):
@@ -167,7 +116,7 @@ def _names(folder: Path) -> list[str]:
     return sorted(kinds)
 
 
-def _hash(path: Path, size: int, meter: _Meter) -> bytes:
+def _hash(path: Path, size: int, meter: Meter) -> bytes:
     if size > FILE_BYTES_MAX:
         raise BadModel(about=path.name, got=size, expected=f"<= {FILE_BYTES_MAX} bytes")
     digest, buffer = hashlib.sha256(), memoryview(bytearray(SEGMENT_BYTES))
@@ -180,7 +129,7 @@ def _hash(path: Path, size: int, meter: _Meter) -> bytes:
     return digest.digest()
 
 
-def _encrypt(path: Path, opened: OpenModel, file: int, target: FileIO, meter: _Meter) -> None:
+def _encrypt(path: Path, opened: OpenModel, file: int, target: FileIO, meter: Meter) -> None:
     """One file's stream. It is hashed again: the header is signed already, and must stay true."""
     stream, record = opened.stream(file), opened.model.header.files[file]
     digest = hashlib.sha256()
@@ -190,7 +139,7 @@ def _encrypt(path: Path, opened: OpenModel, file: int, target: FileIO, meter: _M
         for index in range(segment_count(record.size)):
             start, end = plain_range(record.size, index)
             plain = buffer[: end - start]
-            if not _is_filled(source, plain):
+            if not is_filled(source, plain):
                 break
             digest.update(plain)
             out = sealed[: len(plain) + TAG_BYTES]
@@ -204,7 +153,7 @@ def _encrypt(path: Path, opened: OpenModel, file: int, target: FileIO, meter: _M
 @contextmanager
 def _opened(path: Path) -> Iterator[FileIO]:
     """A file to read, never through a link that appeared since it was listed."""
-    with _trouble(path):
+    with trouble(path):
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with FileIO(handle, "rb") as source:
             yield source
@@ -230,25 +179,7 @@ def _appearing(path: Path) -> Iterator[FileIO]:
         os.close(folder)
 
 
-def _is_filled(source: FileIO, view: memoryview) -> bool:
-    """Read exactly as many bytes as fit; False where the file ends before."""
-    while view:
-        got = source.readinto(view)
-        if not got:
-            return False
-        view = view[got:]
-    return True
-
-
 def _write(target: FileIO, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[target.write(view) :]
-
-
-@contextmanager
-def _trouble(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as cause:
-        raise FileTrouble(about=path, got=cause.strerror) from cause
