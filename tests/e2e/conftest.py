@@ -13,7 +13,16 @@ from demo.stage import free_port
 from e2e.house import READY_SECONDS, ROOT, TINY, House
 
 CLINIC, SEARCH, SPARE, CHAOS = "clinic", "search", "spare", "chaos"
+SAID = pytest.StashKey[list[str]]()
 MODELS = {CLINIC: "tiny", SEARCH: "all-MiniLM-L6-v2", SPARE: "spare", CHAOS: "tiny"}
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say what a test could not try on this machine, or how it tried it."""
+    for line in config.stash.get(SAID, []):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,7 @@ class House:
     """
 
     folder: Path
+    address: str = "127.0.0.1"
     stage: Stage = field(init=False)
     port: int = field(default_factory=free_port)
     ports: dict[str, int] = field(default_factory=dict)
@@ -84,9 +85,10 @@ class House:
 
     # The custodian's side ------------------------------------------------------------------------
 
-    def found(self) -> None:
+    def found(self, *options: object) -> None:
         """Make the custodian's folder and the simulated machine, and keep the machine's collateral."""
-        done(leasehold("custodian", "init", self.office, "--address", f"127.0.0.1:{self.port}"))
+        where = ("--address", f"{self.address}:{self.port}", *options)
+        done(leasehold("custodian", "init", self.office, *where))
         done(run(SIMTEE, "init", self.machine))
         (self.folder / "values.toml").write_text(done(run(SIMTEE, "show", self.machine)).out)
         self.operate("collateral", "import", self.machine / "collateral.json")
@@ -119,12 +121,14 @@ class House:
         actor.event("serving")
         return actor
 
-    def lend(self, loan: str, model: str, engine: str, *options: object, cap: int) -> None:
+    def lend(
+        self, loan: str, model: str, engine: str, *options: object, cap: int, dead_man: int = 60
+    ) -> None:
         """Sign a configuration and a manifest, and create the loan; the custodian must be serving."""
         context = 1024 if engine == "llama" else 256
         self.operate(
             *("custodian", "configure", "--loan", loan, "--engine", engine, "--threads", 1),
-            *("--attester", "simulated", "--context-tokens", context, "--dead-man", 60),
+            *("--attester", "simulated", "--context-tokens", context, "--dead-man", dead_man),
             *("--out", self.configuration(loan)),
         )
         self.operate(
@@ -188,19 +192,28 @@ class House:
         loan: str,
         *extra: object,
         port: int | None = None,
-        custodian: int | None = None,
+        custodian: int | str | None = None,
+        host: str = "127.0.0.1",
+        prefix: tuple[str, ...] = (),
         platform: Path | None = None,
         configuration: Path | None = None,
         package: Path | None = None,
     ) -> Actor:
-        """Start an enclave that runs in an empty folder of its own; does not wait for it."""
+        """Start an enclave that runs in an empty folder of its own; does not wait for it.
+
+        `custodian` is a port of the custodian's address, or a whole address.
+        """
+        place = f"{self.address}:{self.port}"
+        if custodian is not None:
+            is_port = isinstance(custodian, int)
+            place = f"{self.address}:{custodian}" if is_port else str(custodian)
         home = self.folder / "homes" / f"{name}-{self.started}"
         home.mkdir(parents=True)
         return self._start(
-            *(name, LEASEHOLD, "enclave", "run"),
+            *(name, *prefix, LEASEHOLD, "enclave", "run"),
             *("--config", configuration or self.configuration(loan)),
-            *("--custodian", f"127.0.0.1:{custodian or self.port}"),
-            *("--listen", f"127.0.0.1:{port or self.ports[loan]}"),
+            *("--custodian", place),
+            *("--listen", f"{host}:{port or self.ports[loan]}"),
             *("--platform", platform or self.machine, *extra),
             package=package,
             home=home,
