@@ -34,8 +34,8 @@ _ALL: Final = (
     Mistake(
         "grant-without-debit",
         _ASKS,
-        "path = accounts.move(tx, terms.path, lambda account: account.lease(units))\n    expires",
-        "path = terms.path\n    expires",
+        "path = accounts.move(tx, terms.path, lambda account: account.lease(units))\n    ttl",
+        "path = terms.path\n    ttl",
     ),
     Mistake(
         "cap-not-debited",
@@ -172,7 +172,7 @@ _ALL: Final = (
     Mistake(
         "stop-not-asked",
         _ASKS,
-        'if situation.stops or situation.loan_state != "active":',
+        'if situation.stopped == 0 or situation.loan_state != "active":',
         'if situation.loan_state != "active":',
     ),
     Mistake(

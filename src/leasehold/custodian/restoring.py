@@ -162,22 +162,16 @@ def _look(tx: Tx, *, since: int) -> _Before:
 def _carry_stops(
     tx: Tx, before: Sequence[stops.Stop], *, now: Instant, operator: Operator
 ) -> tuple[tuple[str, str], ...]:
-    """Stops of the replaced ledger that the backup does not know stay in force (invariant 6)."""
+    """Stops of the replaced ledger that the backup does not know, or only later, stay (invariant 6)."""
     kept = []
-    known = {(one.scope, one.target) for one in stops.list_stops(tx, active=True)}
+    known = {(one.scope, one.target): one for one in stops.list_stops(tx, active=True)}
     for one in before:
-        if (one.scope, one.target) in known:
+        there = known.get((one.scope, one.target))
+        if there is not None and not stops.is_sooner(one, there):
             continue
         # Of a consumer, loan or instance that came after the backup there is nothing to stop.
         with suppress(UnknownThing):
-            stops.order(
-                tx,
-                now=now,
-                operator=operator,
-                scope=one.scope,
-                target=one.target,
-                reason=one.reason,
-            )
+            stops.carry(tx, now=now, operator=operator, stop=one)
             kept.append((one.scope, one.target))
     return tuple(kept)
 

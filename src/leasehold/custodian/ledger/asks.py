@@ -11,7 +11,7 @@ from leasehold.core.crypto import is_equal, sha256
 from leasehold.core.encoding import from_json, to_json
 from leasehold.core.lease import Account, LeasePolicy, size_lease
 from leasehold.core.messages import LeaseAsk, LeaseGranted, LeaseRefused, Problem
-from leasehold.core.units import Instant, Units, after
+from leasehold.core.units import Duration, Instant, Units, after
 from leasehold.custodian.ledger import accounts, answers, audit, extensions
 from leasehold.custodian.ledger.checks import UNITS_MAX, next_number
 from leasehold.custodian.ledger.consumers import key_id
@@ -35,7 +35,8 @@ _SITUATION: Final = """
 SELECT i.state, i.epoch, i.evidence_expires, i.floor, l.name, l.state, l.policy, l.account,
        (SELECT value FROM meta WHERE name = 'epoch'),
        (SELECT COUNT(*) FROM instances n WHERE n.loan = i.loan AND n.state = 'live'),
-       (SELECT COUNT(*) FROM stops s WHERE s.lifted IS NULL AND (s.scope = 'all'
+       (SELECT MIN(CASE WHEN s.phase = 'notice' AND s.begins > ? THEN s.ends ELSE 0 END)
+          FROM stops s WHERE s.lifted IS NULL AND (s.scope = 'all'
             OR (s.scope = 'loan' AND s.target = i.loan)
             OR (s.scope = 'enclave' AND s.target = i.id)
             OR (s.scope = 'consumer' AND s.target = k.consumer))),
@@ -61,7 +62,8 @@ WHERE i.id = ?
 class Situation(msgspec.Struct, frozen=True):
     """The asking instance, its loan, the key, the lease that is open for it, and the answer that this
 
-    very ask had before; None where there is none.
+    very ask had before; None where there is none. `stopped` is when a stop of any of these ends service
+    (L-14), 0 where one is in force or due.
     """
 
     state: State
@@ -74,7 +76,7 @@ class Situation(msgspec.Struct, frozen=True):
     loan_account: int
     epoch: int
     instances: int
-    stops: int
+    stopped: Instant | None
     key: str | None
     consumer: str | None
     revoked: Instant | None
@@ -110,7 +112,7 @@ def ask(tx: Tx, *, now: Instant, instance: str, ask: LeaseAsk) -> LeaseGranted |
     """
     _check(ask)
     message = to_json(ask)
-    s = _situation(tx, instance=instance, ask=ask)
+    s = _situation(tx, now=now, instance=instance, ask=ask)
     if s.request is not None and s.answer is not None:
         if is_equal(s.request, sha256(message)):
             return _again(tx, now=now, instance=instance, ask=ask, situation=s, answer=s.answer)
@@ -143,8 +145,8 @@ def _again(
     return _refuse(tx, now=now, instance=instance, ask=ask, terms=None, why=refusal)
 
 
-def _situation(tx: Tx, *, instance: str, ask: LeaseAsk) -> Situation:
-    rows = tx.execute(_SITUATION, (ask.sequence, ask.key_hash, instance))
+def _situation(tx: Tx, *, now: Instant, instance: str, ask: LeaseAsk) -> Situation:
+    rows = tx.execute(_SITUATION, (now, ask.sequence, ask.key_hash, instance))
     if not rows:
         raise UnknownThing(about=f"instance {instance}")
     row = rows[0]
@@ -186,7 +188,7 @@ def _answer(
 
 def check_asker(situation: Situation, *, now: Instant) -> LeaseholdError | None:
     """Why this instance gets nothing for this key, whatever the budget; None where it may ask."""
-    if situation.stops or situation.loan_state != "active":
+    if situation.stopped == 0 or situation.loan_state != "active":
         return LoanStopped(about=f"loan {situation.loan}")
     silence = speech_refusal(
         situation.state,
@@ -266,7 +268,10 @@ def _grant(
     units: Units,
 ) -> LeaseGranted:
     path = accounts.move(tx, terms.path, lambda account: account.lease(units))
-    expires = after(now, terms.policy.ttl)
+    ttl = terms.policy.ttl
+    if situation.stopped is not None:
+        ttl = min(ttl, Duration(situation.stopped - now))  # L-14
+    expires = after(now, ttl)
     lease, granted = terms.lease, Units(units + (situation.granted or 0))
     if lease is None:
         number = next_number(tx, "lease")
@@ -311,7 +316,7 @@ def _grant(
         terms.consumer,
         ask.key_hash,
         granted,
-        terms.policy.ttl,
+        ttl,
         budget_of(path.grant),
     )
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from leasehold.core.lease import Account
 from leasehold.core.units import Units
 from leasehold.custodian.ledger.audit import Entry, read_all
+from leasehold.custodian.ledger.stops import PHASES
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import BooksWrong, BudgetExhausted, Conflict
 
@@ -35,6 +36,7 @@ FROM refunds r JOIN leases l ON l.number = r.lease
 GROUP BY l.epoch, l.number, l.settled, l.written_off
 """
 _PROPOSALS: Final = "SELECT id, digest, state, closed_by FROM proposals"
+_STOPS: Final = "SELECT id, scope, target, begins, ends, phase, lifted FROM stops"
 
 
 def check_books(tx: Tx) -> None:
@@ -94,6 +96,8 @@ def check_replay(tx: Tx) -> None:
         for number, digest, state, closed_by in tx.execute(_PROPOSALS)
     }
     _compare("proposals", got=proposals, expected=replay.proposals)
+    stops = {number: Ordered(*row) for number, *row in tx.execute(_STOPS)}
+    _compare("stops", got=stops, expected=replay.stops)
 
 
 def replay_entries(entries: Iterable[Entry]) -> Replay:
@@ -117,6 +121,18 @@ class Proposed:
     closed_by: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """What the log tells of a stop (L-14): what of, when it begins and ends service, how far it has come."""
+
+    scope: str
+    target: str
+    begins: int
+    ends: int
+    phase: str
+    lifted: int | None = None
+
+
 class Replay:
     """The ledger as the log alone tells it."""
 
@@ -129,6 +145,7 @@ class Replay:
         self._cost: dict[str, int] = {}  # per lease, what is settled and written off
         self.refunded: dict[str, int] = {}  # per lease
         self.proposals: dict[int, Proposed] = {}
+        self.stops: dict[int, Ordered] = {}
 
     def held(self) -> Iterator[tuple[str, int]]:
         """Every open lease with what it holds."""
@@ -172,6 +189,12 @@ class Replay:
                 self._approve(entry.actor, detail)
             case "hands.reject":
                 self._close(detail, detail["state"], entry.actor)
+            case "stop.order":
+                self._order(entry)
+            case "stop.begin" | "stop.drained":
+                self._advance(entry)
+            case "stop.lift":
+                self._change_stop(detail["stop"], lifted=entry.at)
 
     def _extend(self, name: Name, units: int) -> None:
         self.accounts[name] = self.accounts[name].extend(Units(units))
@@ -201,6 +224,40 @@ class Replay:
         if (one.digest, one.state) != (detail["digest"], "pending"):
             raise Conflict(about=f"proposal {detail['proposal']}", got=one, expected=detail)
         self.proposals[detail["proposal"]] = replace(one, state=state, closed_by=actor)
+
+    def _order(self, entry: Entry) -> None:
+        """L-14, at every prefix: ordered again it never comes later, nor goes back."""
+        detail: dict[str, Any] = entry.detail
+        number = detail["stop"]
+        known = self.stops.get(number)
+        if known is not None and "phase" not in detail:  # of a release that knew no notice
+            return
+        begins, ends = detail.get("begins", entry.at), detail.get("ends", entry.at)
+        phase = detail.get("phase", PHASES[-1])
+        one = Ordered(detail["scope"], detail["target"], begins, ends, phase)
+        if known is not None and not (
+            begins <= known.begins
+            and ends <= known.ends
+            and PHASES.index(phase) >= PHASES.index(known.phase)
+            and known.lifted is None
+        ):
+            raise Conflict(about=f"stop {number}", got=one, expected=f"no later than {known}")
+        self.stops[number] = one
+
+    def _advance(self, entry: Entry) -> None:
+        """L-14, at every prefix: nothing begins before its time, nor ends its drain before that."""
+        detail: dict[str, Any] = entry.detail
+        number, phase = detail["stop"], detail["phase"]
+        known = self.stops[number]
+        due = known.begins if entry.kind == "stop.begin" else known.ends
+        if entry.at < due or PHASES.index(phase) <= PHASES.index(known.phase):
+            raise Conflict(about=f"stop {number}", got=phase, expected=f"after {known.phase}")
+        self._change_stop(number, phase=phase)
+
+    def _change_stop(self, number: int, **changes: Any) -> None:
+        if self.stops[number].lifted is not None and "lifted" in changes:
+            raise Conflict(about=f"stop {number}", got="lifted twice")
+        self.stops[number] = replace(self.stops[number], **changes)
 
     def _cap(self, name: Name, units: int) -> None:
         if name not in self.accounts:

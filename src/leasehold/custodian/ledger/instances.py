@@ -79,7 +79,7 @@ def check_admissible(tx: Tx, *, instance: str, loan: str) -> None:
     if lent.state != "active":
         raise LoanStopped(about=f"loan {loan}", got=lent.state)
     stops = tx.execute(
-        "SELECT reason FROM stops WHERE lifted IS NULL AND (scope = 'all'"
+        "SELECT reason FROM stops WHERE lifted IS NULL AND phase <> 'notice' AND (scope = 'all'"
         " OR (scope = 'loan' AND target = ?) OR (scope = 'enclave' AND target = ?)) ORDER BY id",
         (loan, instance),
     )
