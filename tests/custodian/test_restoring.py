@@ -16,8 +16,8 @@ from tests.custodian.ledger.stage import ADMIN, START, STOPPER, VIEWER, Stage, k
 from tools.postgres import Server
 
 from leasehold.core.crypto import SigningKey
-from leasehold.core.messages import LeaseGranted, LeaseRefused
-from leasehold.core.units import Instant, Units
+from leasehold.core.messages import LeaseGranted, LeaseRefused, Scope
+from leasehold.core.units import MINUTE, Duration, Instant, Units
 from leasehold.custodian.backup import open_backup, write_backup
 from leasehold.custodian.ledger import (
     audit,
@@ -432,6 +432,44 @@ def test_what_was_decided_after_the_backup_is_told_and_stops_stay(tmp_path: Path
     entry = stage.see(lambda tx: audit.entries(tx, start=size, count=1))[0]
     assert entry.kind == "epoch.restore"
     assert stage.see(lambda tx: stand(tx, head)) is Stand.GAVE_UP
+
+
+def test_notices_are_carried_with_their_own_times_and_never_put_off(tmp_path: Path) -> None:
+    """U-5, L-14: what the replaced ledger knew to come sooner, or as begun, is so in the restored one."""
+    stage, path = ready(), tmp_path / "backup.db"
+
+    def order(scope: Scope, target: str, notice: int, drain: int = 0) -> None:
+        stage.do(
+            lambda tx: stops.order(
+                tx,
+                now=stage.now,
+                operator=STOPPER,
+                scope=scope,
+                target=target,
+                reason="maintenance",
+                notice=Duration(notice),
+                drain=Duration(drain),
+            )
+        )
+
+    order("loan", "loan-1", 10 * MINUTE)
+    order("consumer", "ann", MINUTE)
+    back_up(stage, path)
+    order("loan", "loan-1", 0, MINUTE)
+    order("enclave", "one", 5 * MINUTE, MINUTE)
+    done = put_back(stage, path)
+    assert set(done.kept) == {("loan", "loan-1"), ("enclave", "one")}
+    found = {one.scope: one for one in stage.see(lambda tx: stops.list_stops(tx, active=True))}
+    loan, enclave, consumer = found["loan"], found["enclave"], found["consumer"]
+    assert (loan.phase, loan.begins, loan.ends) == ("drain", START, START + MINUTE)
+    assert (enclave.phase, enclave.begins, enclave.ends) == (
+        "notice",
+        START + 5 * MINUTE,
+        START + 6 * MINUTE,
+    )
+    assert (consumer.phase, consumer.begins) == ("notice", START + MINUTE)
+    assert found["all"].phase == "full"
+    stage.check()
 
 
 def test_the_epoch_is_above_the_replaced_ledgers(tmp_path: Path) -> None:

@@ -178,9 +178,16 @@ def _change_grant(tx: Tx, now: Instant, units: int) -> None:
 def _stopping() -> list[tuple[str, Act]]:
     now = Instant(START + 60)
 
-    def order(scope: Any, target: str) -> Act:
+    def order(scope: Any, target: str, *, notice: int = 0, drain: int = 0) -> Act:
         return lambda tx: stops.order(
-            tx, now=now, operator=ADA, scope=scope, target=target, reason="a drill"
+            tx,
+            now=now,
+            operator=ADA,
+            scope=scope,
+            target=target,
+            reason="a drill",
+            notice=Duration(notice),
+            drain=Duration(drain),
         )
 
     def lift(number: int) -> Act:
@@ -194,6 +201,13 @@ def _stopping() -> list[tuple[str, Act]]:
         ("proof", lambda tx: _prove(tx, now, "three", 2)),
         ("stop loan", order("loan", "l")),
         ("lift", lift(3)),
+        ("notice", order("loan", "l", notice=60_000, drain=60_000)),
+        ("hasten", order("loan", "l", notice=1_000, drain=60_000)),
+        ("begin", lambda tx: sweeps.sweep(tx, now=Instant(now + 2_000))),
+        ("drained", lambda tx: sweeps.sweep(tx, now=Instant(now + 61_000))),
+        ("lift", lift(4)),
+        ("notice", order("all", "", notice=60_000)),
+        ("call off", lift(5)),
         ("sweep", lambda tx: sweeps.sweep(tx, now=late)),
         (
             "revoke",
@@ -216,7 +230,7 @@ def _restoring() -> list[tuple[str, Act]]:
     now = Instant(START + 20 * MINUTE)
     return [
         ("restore", lambda tx: epoch.restore(tx, now=now, operator=ADA, reason="a drill")),
-        ("lift", lambda tx: stops.lift(tx, now=now, operator=ADA, stop=4, reason="over")),
+        ("lift", lambda tx: stops.lift(tx, now=now, operator=ADA, stop=6, reason="over")),
         ("grant more", lambda tx: _change_grant(tx, now, 700)),
         ("end", lambda tx: loans.end_loan(tx, now=now, operator=ADA, loan="l")),
     ]

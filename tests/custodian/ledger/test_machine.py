@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from leasehold.core import merkle
 from leasehold.core.messages import LeaseAsk, LeaseGranted, LeaseRefused, Scope
-from leasehold.core.units import DAY, MINUTE, SECOND, Instant, Units
+from leasehold.core.units import DAY, MINUTE, SECOND, Duration, Instant, Units
 from leasehold.custodian.ledger import (
     audit,
     consumers,
@@ -112,6 +112,11 @@ class LedgerMachine(RuleBasedStateMachine):
             )
         )
         assert stop is None
+        for one in self.stage.see(lambda tx: stops.list_stops(tx, active=True)):  # L-14
+            target = {"consumer": answer.consumer, "enclave": instance}.get(one.scope, one.target)
+            if one.target == target:
+                assert self.stage.now < one.begins
+                assert self.stage.now + answer.ttl <= one.ends
         if answer.lease in self.dropped:
             return  # M-8: whatever arrives for it later
         if mine is None or mine.id != answer.lease:
@@ -197,23 +202,43 @@ class LedgerMachine(RuleBasedStateMachine):
     def wait_and_sweep(self, length: int) -> None:
         """Time passes and the ledger notices."""
         self.stage.now = Instant(self.stage.now + length)
-        self.stage.do(lambda tx: sweeps.sweep(tx, now=self.stage.now))
+        swept = self.stage.do(lambda tx: sweeps.sweep(tx, now=self.stage.now))
+        for one in swept.stops:
+            self.found(one)
+
+    def found(self, stop: stops.Stop) -> None:
+        """A stop is in force: whom it found never gets a lease again."""
+        progress = self.stage.see(lambda tx: stops.progress(tx, stop=stop.id))
+        if stop.scope != "consumer":
+            self.stopped |= {*progress.proved, *progress.pending, *progress.presumed_dead}
 
     @precondition(lambda self: self.busy >= 6)
-    @rule(scope=st.sampled_from(["consumer", "enclave", "loan", "all"]), data=st.data())
-    def stop(self, scope: Scope, data: st.DataObject) -> None:
-        """Stop something, and see that what is out there is what the leases hold."""
+    @rule(
+        scope=st.sampled_from(["consumer", "enclave", "loan", "all"]),
+        notice=st.sampled_from([0, 0, 10 * SECOND, 2 * MINUTE]),
+        drain=st.sampled_from([0, 0, 15 * SECOND]),
+        data=st.data(),
+    )
+    def stop(self, scope: Scope, notice: int, drain: int, data: st.DataObject) -> None:
+        """Stop something, at once or later, and see that what is out there is what the leases hold."""
         self.busy = 0
         targets = {"consumer": ["ann", "bob"], "enclave": sorted(self.attested), "loan": ["loan-1"]}
         target = data.draw(st.sampled_from(targets.get(scope, [""])))
         order = self.stage.do(
             lambda tx: stops.order(
-                tx, now=self.stage.now, operator=STOPPER, scope=scope, target=target, reason=""
+                tx,
+                now=self.stage.now,
+                operator=STOPPER,
+                scope=scope,
+                target=target,
+                reason="",
+                notice=Duration(notice),
+                drain=Duration(0 if scope == "consumer" else drain),
             )
         )
         progress = self.stage.see(lambda tx: stops.progress(tx, stop=order.id))
-        if scope != "consumer":
-            self.stopped |= {*progress.proved, *progress.pending, *progress.presumed_dead}
+        if order.phase != "notice":
+            self.found(order)
         assert progress.units == sum(
             lease.outstanding
             for lease in self.stage.see(leases.list_open)

@@ -25,12 +25,12 @@ WHERE state = 'live' AND (? = 'all' OR (? = 'loan' AND loan = ?) OR (? = 'enclav
 ORDER BY id
 """
 # What ends an instance's service, or a consumer's; the soonest first.
-_COMING: Final = (
-    STOPS + "WHERE lifted IS NULL AND phase <> 'full' AND (scope = 'all'"
-    " OR (scope = 'loan' AND target = (SELECT loan FROM instances WHERE id = ?))"
-    " OR (scope = 'enclave' AND target = ?) OR (scope = 'consumer' AND target = ?))"
-    " ORDER BY begins, ends, id LIMIT 1"
-)
+_COMING: Final = """
+WHERE lifted IS NULL AND phase <> 'full' AND (scope = 'all'
+  OR (scope = 'loan' AND target = (SELECT loan FROM instances WHERE id = ?))
+  OR (scope = 'enclave' AND target = ?) OR (scope = 'consumer' AND target = ?))
+ORDER BY begins, ends, id LIMIT 1
+"""
 
 
 def advance(tx: Tx, *, now: Instant, actor: str) -> tuple[Stop, ...]:
@@ -50,8 +50,8 @@ def advance(tx: Tx, *, now: Instant, actor: str) -> tuple[Stop, ...]:
 
 
 def coming(tx: Tx, *, instance: str, consumer: str = "") -> Stop | None:
-    """The soonest stop that was announced to this instance, or drains it; also of a consumer where named."""
-    rows = tx.execute(_COMING, (instance, instance, consumer))
+    """The soonest stop that was announced to this instance, or drains it; also a consumer's where named."""
+    rows = tx.execute(STOPS + _COMING, (instance, instance, consumer))
     return Stop(*rows[0]) if rows else None
 
 

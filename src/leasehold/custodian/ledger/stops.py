@@ -100,10 +100,11 @@ class Progress(msgspec.Struct, frozen=True):
     """How far a stop has come. It is complete when nothing is pending and both unit counts are 0.
 
     Before it has begun it has reached nobody: `units` are what is out in leases now, and `pending` whom
-    it would find. After that `units` can still be served by live leases; `units_in_doubt` were written off by the clock and can
-    only be served by an enclave whose host holds its clock still (T29, T30). `lapses` is when the last
-    of those leases expires. `dead_from` says of every instance without a proof from when it is, or if
-    it stays silent would be, presumed dead: an enclave with an honest clock has wiped itself by then.
+    it would find. After that `units` can still be served by live leases; `units_in_doubt` were written
+    off by the clock and can only be served by an enclave whose host holds its clock still (T29, T30).
+    `lapses` is when the last of those leases expires. `dead_from` says of every instance without a proof
+    from when it is, or if it stays silent would be, presumed dead: an enclave with an honest
+    clock has wiped itself by then.
     """
 
     stop: Stop
