@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -73,6 +75,21 @@ class Server:
         """End it; `immediate` is as good as a crash."""
         self._run("pg_ctl", "-w", "-m", mode, "-D", str(self.data), "stop")
 
+    def kill(self) -> None:
+        """kill -9 of every process of it; it is gone when this returns."""
+        locks = self.data / "postmaster.pid", self.folder / ".s.PGSQL.5432.lock"
+        first = int(locks[0].read_text().split()[0])
+        processes = [first, *_children(first)]
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        while any(_parent(process) is not None for process in processes):
+            time.sleep(0.01)
+        for (
+            lock
+        ) in locks:  # they would count for as long as nobody has looked after the dead process
+            lock.unlink()
+
     def remove(self) -> None:
         """End it and delete all that it had."""
         self.stop("immediate")
@@ -88,6 +105,20 @@ class Server:
             said.seek(0)
             if ran.returncode:
                 raise RuntimeError(f"{program} failed: {said.read().decode()[-2000:]}")
+
+
+def _children(parent: int) -> list[int]:
+    processes = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+    return [process for process in processes if _parent(process) == parent]
+
+
+def _parent(process: int) -> int | None:
+    """Who started a process; None where it has ended."""
+    try:
+        state, parent = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return None
+    return None if state in "ZX" else int(parent)
 
 
 def _programs() -> Path:

@@ -117,7 +117,7 @@ class House:
 
     def serve(self) -> Actor:
         """Start the custodian and wait until it answers."""
-        actor = self._start("custodian", LEASEHOLD, "custodian", "serve", self.office)
+        actor = self.start("custodian", LEASEHOLD, "custodian", "serve", self.office)
         actor.event("serving")
         return actor
 
@@ -209,7 +209,7 @@ class House:
             place = f"{self.address}:{custodian}" if is_port else str(custodian)
         home = self.folder / "homes" / f"{name}-{self.started}"
         home.mkdir(parents=True)
-        return self._start(
+        return self.start(
             *(name, *prefix, LEASEHOLD, "enclave", "run"),
             *("--config", configuration or self.configuration(loan)),
             *("--custodian", place),
@@ -223,7 +223,7 @@ class House:
         """The folder that an enclave runs in."""
         return self.folder / "homes" / actor.name
 
-    def _start(self, name: str, *words: object, **places: Path | None) -> Actor:
+    def start(self, name: str, *words: object, **places: Path | None) -> Actor:
         """Every start has a log of its own, so that nothing that was ever said is lost."""
         actor = self.stage.start(f"{name}-{self.started}", *words, **places)
         self.started += 1

@@ -40,13 +40,14 @@ class Line(Protocol):
 class Relay:
     """A TCP relay on the loopback before a custodian; silent in the direction `silent` while it is cut.
 
+    It may be led to another replica of the custodian, as a load balancer does.
     Bytes that a cut line swallowed are lost for ever, so mending it ends the connections it had then,
     as a firewall does that has forgotten them.
     """
 
     custodian_host: str
     custodian_port: int
-    silent: str
+    silent: str = BOTH
     prefix: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     swallowed: dict[str, int] = field(default_factory=lambda: {UP: 0, DOWN: 0})
@@ -72,6 +73,10 @@ class Relay:
         """Forget the connections of before, and let new ones through."""
         self._is_cut = False
         _hang_up(*self._open)
+
+    def lead(self, port: int) -> None:
+        """New connections go to the custodian at this port from now on; those that are open stay."""
+        self.custodian_port = port
 
     def end(self) -> None:
         """Take no more connections, and end those that are open."""

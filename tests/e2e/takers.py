@@ -30,7 +30,7 @@ class Taker(threading.Thread):
     """One consumer. `receipted` are the units of its receipts, which it keeps in `file`.
 
     `connect` may lead to another enclave each time. `missing` are answers whose instance died before
-    it gave their receipts; `surprises` are failures without a name.
+    it gave their receipts, `unsigned` their pieces; `surprises` are failures without a name.
     """
 
     def __init__(self, name: str, connect: Callable[[], Enclave], file: Path) -> None:
@@ -38,7 +38,7 @@ class Taker(threading.Thread):
         self.file = file
         self._connect = connect
         self._told = threading.Event()
-        self.pieces = self.answers = self.receipted = self.missing = 0
+        self.pieces = self.answers = self.receipted = self.missing = self.unsigned = 0
         self.refusals: Counter[str] = Counter()
         self.surprises: list[BaseException] = []
 
@@ -67,7 +67,7 @@ class Taker(threading.Thread):
         body = calls.chat(
             PROMPT, model=enclave.verified.model, stream=True, options={"max_tokens": TOKENS}
         )
-        kind = {"Content-Type": "application/json"}
+        kind, before = {"Content-Type": "application/json"}, self.pieces
         with (
             calls.reachable("the enclave"),
             client.stream("POST", calls.CHAT_PATH, content=body, headers=kind) as response,
@@ -84,7 +84,9 @@ class Taker(threading.Thread):
             except (LeaseholdError, httpx2.TransportError) as cut:
                 code = cut.code if isinstance(cut, LeaseholdError) else "cut"
                 self.refusals[code] += 1
+        self.unsigned += self.pieces - before
         checked = enclave.receipt(name)
+        self.unsigned -= self.pieces - before
         keep(self.file, checked)
         self.missing -= 1
         self.receipted += checked.receipt.units
