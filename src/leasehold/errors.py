@@ -141,6 +141,13 @@ class InputTooLong(Malformed):
     do = "Shorten the input or split it; nothing was charged."
 
 
+class AnswerTooLarge(Malformed):
+    """The answer has more bytes than the rows that were asked for may carry."""
+
+    code = "answer_too_large"
+    do = "Ask for fewer outputs, or for more rows with the parameter `leasehold_rows`."
+
+
 class BadRange(Malformed):
     """The range is not one range of bytes inside the file."""
 
@@ -543,6 +550,13 @@ class BudgetExhausted(Refused):
     code = "insufficient_quota"
     status = 429
     do = "Ask the custodian for more with `leasehold request-more`; trying again will not help."
+
+
+class NotPriced(Refused):
+    """The loan's tariff has no price for this kind of work."""
+
+    code = "not_priced"
+    do = "Ask the custodian for a loan with a tariff that names it; nothing was charged."
 
 
 class LoanStopped(Refused):

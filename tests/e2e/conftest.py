@@ -1,4 +1,4 @@
-"""Two houses for the whole session: one that lends three models, one whose processes are killed."""
+"""Two houses for the whole session: one that lends four models, one whose processes are killed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from demo.stage import free_port
 
 from e2e.house import READY_SECONDS, ROOT, TINY, House
 
-CLINIC, SEARCH, SPARE, CHAOS = "clinic", "search", "spare", "chaos"
 SAID = pytest.StashKey[list[str]]()
-MODELS = {CLINIC: "tiny", SEARCH: "all-MiniLM-L6-v2", SPARE: "spare", CHAOS: "tiny"}
+CLINIC, SEARCH, SPARE, CHAOS, SCANS = "clinic", "search", "spare", "chaos", "scans"
+MODELS = {
+    CLINIC: "tiny",
+    SEARCH: "all-MiniLM-L6-v2",
+    SPARE: "spare",
+    CHAOS: "tiny",
+    SCANS: "two-heads",
+}
+SCANS_TARIFF = "request=10,row=1"
 
 
 def pytest_terminal_summary(
@@ -27,7 +34,7 @@ def pytest_terminal_summary(
 
 @pytest.fixture(scope="session")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """Ship and lend: loans of a language model and a sentence encoder are served; a spare one is not."""
+    """Ship and lend: loans of three kinds of models are served; a spare one is not."""
     made = House(tmp_path_factory.mktemp("lender"))
     try:
         made.found()
@@ -39,12 +46,16 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
                 made.ports[loan] = free_port()
                 made.lend(loan, MODELS[loan], "llama", cap=1_000_000)
             made.enclave(CLINIC, CLINIC)
+            made.seal_graph(MODELS[SCANS])
+            made.ports[SCANS] = free_port()
+            made.lend(SCANS, MODELS[SCANS], "onnx", "--tariff", SCANS_TARIFF, cap=1_000_000)
+            made.enclave(SCANS, SCANS)
             converting.result()
         made.ports[SEARCH] = free_port()
         made.lend(SEARCH, MODELS[SEARCH], "onnx", cap=1_000_000)
         made.enclave(SEARCH, SEARCH)
-        made.enrol("alice", {CLINIC: 100_000, SEARCH: 100_000})
-        for loan in (CLINIC, SEARCH):
+        made.enrol("alice", {CLINIC: 100_000, SEARCH: 100_000, SCANS: 100_000})
+        for loan in (CLINIC, SEARCH, SCANS):
             made.running[loan].event("serving", seconds=READY_SECONDS)
         yield made
     finally:

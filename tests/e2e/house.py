@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
+import onnx
 from demo.stage import (
     LEASEHOLD,
     SIMTEE,
@@ -26,6 +29,7 @@ from demo.stage import (
     leasehold,
     run,
 )
+from onnx import helper, numpy_helper
 
 from leasehold.cli.access import Access, connect
 from leasehold.consumer.client import Enclave
@@ -113,6 +117,13 @@ class House:
         folder = self.source / name
         folder.mkdir(parents=True)
         done(run(sys.executable, "-m", "models.minilm.convert", folder, cwd=ROOT))
+        self.operate("seal", folder, "--name", name, "--engine", "onnx")
+
+    def seal_graph(self, name: str) -> None:
+        """Make a model of tensors, its weights in a file of their own, and seal it."""
+        folder = self.source / name
+        folder.mkdir(parents=True)
+        write_two_heads(folder)
         self.operate("seal", folder, "--name", name, "--engine", "onnx")
 
     def serve(self) -> Actor:
@@ -254,6 +265,35 @@ class House:
         for pid in workers:
             if is_running(pid):
                 os.kill(pid, 9)
+
+
+def write_two_heads(folder: Path) -> None:
+    """An ONNX model in a folder: `scores` are x times a table kept in `model.data`, `labels` the words."""
+    floats, words = onnx.TensorProto.FLOAT, onnx.TensorProto.STRING
+    table = numpy_helper.from_array(two_heads_table(), "table")
+    nodes = [
+        helper.make_node("MatMul", ["x", "table"], ["scores"]),
+        helper.make_node("Identity", ["words"], ["labels"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("x", floats, ["n", 3]),
+        helper.make_tensor_value_info("words", words, ["k"]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("scores", floats, ["n", 2]),
+        helper.make_tensor_value_info("labels", words, ["k"]),
+    ]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [table])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    path = folder / "model.onnx"
+    onnx.save_model(
+        model, path, save_as_external_data=True, location="model.data", size_threshold=0
+    )
+
+
+def two_heads_table() -> npt.NDArray[np.float32]:
+    """float32[3, 2]."""
+    return np.arange(6, dtype=np.float32).reshape(3, 2)
 
 
 def done(ran: Ran) -> Ran:

@@ -36,7 +36,7 @@ PROMPTS = (CHAT, Text("What is a lease?"), Tokens((4, 5, 6)))
 SCHEMA = json.dumps({"const": "äé€😀"})
 GREEDY = Sampling(temperature=0.0)
 CAN = {
-    "fake": {Capability.CHAT, Capability.TEXT, Capability.EMBED},
+    "fake": {Capability.CHAT, Capability.TEXT, Capability.EMBED, Capability.INFER},
     "llama": {Capability.CHAT, Capability.TEXT, Capability.SCHEMA},
     "onnx": {Capability.EMBED},
 }

@@ -12,6 +12,7 @@ from typing import Annotated, Final, Generic, TypeVar
 import msgspec
 from msgspec import Meta
 
+from leasehold.core.tensors import TENSORS_MAX, Port, Tensor
 from leasehold.core.units import KIB, MIB
 from leasehold.errors import BadMessage
 
@@ -53,6 +54,7 @@ class Capability(StrEnum):
     TEXT = "text"  # continues plain text or token ids
     SCHEMA = "schema"  # can hold its output to a JSON schema
     EMBED = "embed"
+    INFER = "infer"  # maps tensors to tensors
 
 
 class Reason(StrEnum):
@@ -68,6 +70,7 @@ class Fault(StrEnum):
 
     BAD_MODEL = "bad_model"
     TOO_LONG = "context_length_exceeded"
+    TOO_LARGE = "answer_too_large"
     UNSUPPORTED = "unsupported_parameter"
     INVALID = "invalid_request"
     ENGINE = "engine_failed"
@@ -190,9 +193,18 @@ class Embed(Record, tag=13, frozen=True):
 
 
 class Cancel(Record, tag=14, frozen=True):
-    """Stop that request; its Done, Embedded or Failed still comes."""
+    """Stop that request; its Done, Embedded, Inferred or Failed still comes."""
 
     id: Id
+
+
+class Infer(Record, tag=15, frozen=True):
+    """Map the inputs to the named outputs, which may have `bytes_max` together."""
+
+    id: Id
+    inputs: Annotated[tuple[Tensor, ...], Meta(max_length=TENSORS_MAX)]
+    outputs: Annotated[tuple[str, ...], Meta(min_length=1, max_length=TENSORS_MAX)]
+    bytes_max: Annotated[int, Meta(ge=1, le=FRAME_BYTES_MAX)]
 
 
 # Worker to governor (W-3) ------------------------------------------------------------------------
@@ -207,6 +219,8 @@ class Loaded(Record, tag=20, frozen=True):
     embedding_dims: Annotated[int, Meta(ge=0, le=1 << 16)] = 0  # 0: embeds nothing
     layers: Annotated[tuple[Name, ...], Meta(max_length=32)] = ()  # of the sandbox, in force
     absent: Annotated[tuple[Name, ...], Meta(max_length=32)] = ()  # that this kernel refuses
+    inputs: Annotated[tuple[Port, ...], Meta(max_length=TENSORS_MAX)] = ()
+    outputs: Annotated[tuple[Port, ...], Meta(max_length=TENSORS_MAX)] = ()
 
 
 class LoadFailed(Record, tag=21, frozen=True):
@@ -255,8 +269,15 @@ class Failed(Record, tag=26, frozen=True):
     fault: Fault
 
 
-ToWorker = Load | Count | Generate | Embed | Cancel
-ToGovernor = Loaded | LoadFailed | Counted | Token | Done | Embedded | Failed
+class Inferred(Record, tag=27, frozen=True):
+    """The outputs that were asked for, in that order."""
+
+    id: Id
+    outputs: Annotated[tuple[Tensor, ...], Meta(max_length=TENSORS_MAX)]
+
+
+ToWorker = Load | Count | Generate | Embed | Cancel | Infer
+ToGovernor = Loaded | LoadFailed | Counted | Token | Done | Embedded | Failed | Inferred
 
 F = TypeVar("F")
 _ENCODER: Final = msgspec.msgpack.Encoder()

@@ -13,13 +13,14 @@ from typing import Final
 from msgspec.structs import replace
 
 from leasehold.core import frames
-from leasehold.core.frames import Counted, Done, Embedded, Token
+from leasehold.core.frames import Counted, Done, Embedded, Inferred, Token
+from leasehold.core.tensors import Port, check_tensor
 from leasehold.errors import BadMessage, LeaseholdError
 
 BACKLOG_FRAMES: Final = 64  # what a slow reader has not fetched is grouped from here on
 FLOAT_BYTES: Final = 4
 
-Answer = Token | Counted | Done | Embedded
+Answer = Token | Counted | Done | Embedded | Inferred
 
 
 def floor(what: frames.Input, longest: int) -> int:
@@ -43,15 +44,18 @@ def floor(what: frames.Input, longest: int) -> int:
 class Claims:
     """One open request: what it may still get, and what came and was not fetched yet.
 
-    `vectors` and `dims` count what an Embedded must carry; `dropped` means nobody reads any more.
+    `vectors` and `dims` count what an Embedded must carry, `outputs` what an Inferred must, in at most
+    `bytes_max`; `dropped` means nobody reads any more.
     """
 
-    kind: type[Counted | Done | Embedded]  # the answer that ends it
+    kind: type[Counted | Done | Embedded | Inferred]  # the answer that ends it
     longest: int
-    input_floor: int
+    input_floor: int = 0
     tokens_max: int = 0
     vectors: int = 0
     dims: int = 0
+    outputs: tuple[Port, ...] = ()
+    bytes_max: int = 0
     tokens: int = 0
     text_bytes: int = 0
     dropped: bool = False
@@ -76,6 +80,15 @@ class Claims:
             case Embedded():
                 got, expected = len(frame.vectors), self.vectors * self.dims * FLOAT_BYTES
                 _agree("vector bytes", (got, frame.dims) == (expected, self.dims), got, expected)
+            case Inferred():
+                size = sum(len(tensor.data) for tensor in frame.outputs)
+                _agree("bytes of outputs", size <= self.bytes_max, size, self.bytes_max)
+                names, wanted = (
+                    [one.name for one in some] for some in (frame.outputs, self.outputs)
+                )
+                _agree("outputs", names == wanted, names, wanted)
+                for tensor, port in zip(frame.outputs, self.outputs, strict=True):
+                    check_tensor(tensor, port, BadMessage)
             case Counted():
                 pass
         _agree("kind of answer", type(frame) is self.kind, type(frame), self.kind)
@@ -116,7 +129,7 @@ class Claims:
 
     def _floored(self, frame: Answer) -> Answer:
         match frame:
-            case Token():
+            case Token() | Inferred():
                 return frame
             case Counted():
                 return replace(frame, tokens=max(frame.tokens, self.input_floor))

@@ -19,7 +19,8 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 BODY_SECONDS_MAX: Final = 30.0  # 4 MiB over a bad line; a body without end must not hold memory
 WRITE_SECONDS_MAX: Final = 30.0  # a client that reads nothing must not hold a ticket and a place
-JSON: Final = (b"content-type", b"application/json")
+Header = tuple[bytes, bytes]
+JSON: Final[Header] = (b"content-type", b"application/json")
 
 
 class Gone(Exception):
@@ -29,13 +30,17 @@ class Gone(Exception):
 class Exchange:
     """One HTTP request and what was answered to it so far."""
 
-    __slots__ = ("_receive", "_send", "_simulated", "finished", "run", "scope", "started")
+    __slots__ = (
+        *("_receive", "_send", "_simulated"),
+        *("finished", "run", "scope", "started", "variable"),
+    )
 
     def __init__(
         self, scope: Mapping[str, Any], receive: Receive, send: Send, *, simulated: bool
     ) -> None:
         self.scope, self._receive, self._send, self._simulated = scope, receive, send, simulated
         self.started = self.finished = False
+        self.variable = ""  # what the path names, where it names something
         self.run: Run | None = None  # what the answer is charged to, once it is
 
     def header(self, name: bytes) -> str | None:
@@ -93,11 +98,13 @@ class Exchange:
         self.finished = True
         await self._put({"type": "http.response.body", "body": data, "more_body": False})
 
-    async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
-        """Send a whole JSON answer; where something is charged, the receipt's id goes with it."""
+    async def answer(
+        self, status: int, body: bytes, *headers: tuple[bytes, bytes], kind: Header = JSON
+    ) -> None:
+        """Send a whole answer; where something is charged, the receipt's id goes with it."""
         length = (b"content-length", str(len(body)).encode())
         receipt = [] if self.run is None else [receipt_header(self.run)]
-        await self.start(status, JSON, length, *receipt, *headers)
+        await self.start(status, kind, length, *receipt, *headers)
         await self.finish(body)
 
     async def until_gone(self) -> None:
@@ -111,6 +118,9 @@ class Exchange:
                 await self._send(message)
         except TimeoutError:
             raise Gone from None
+
+
+Handler = Callable[[Exchange], Awaitable[None]]
 
 
 @asynccontextmanager

@@ -17,8 +17,9 @@ import msgspec
 
 from leasehold.core import frames
 from leasehold.core.frames import DEFAULT_SAMPLING, DEFAULT_SETTINGS, Sampling, Settings, Token
+from leasehold.core.tensors import Tensor
 from leasehold.core.units import MIB
-from leasehold.enclave.claims import FLOAT_BYTES, Claims, floor
+from leasehold.enclave.claims import FLOAT_BYTES, Answer, Claims, floor
 from leasehold.errors import BadMessage, BadRequest, NoModelYet, TooBusy, WorkerFailed, codes
 
 REQUESTS_MAX: Final = 1024  # open at once; four times the largest number of slots
@@ -65,6 +66,14 @@ class InferenceHost(Protocol):
         """One vector for each text: little-endian float32[len(texts), dims].
 
         Raises what `count` raises, and InputTooLong.
+        """
+
+    async def infer(
+        self, inputs: Sequence[Tensor], outputs: Sequence[str], *, bytes_max: int
+    ) -> frames.Inferred:
+        """The named outputs, of at most `bytes_max` together.
+
+        Raises what `count` raises, and AnswerTooLarge.
         """
 
     async def kill(self) -> None:
@@ -186,6 +195,16 @@ class WorkerHost:
         assert isinstance(answer, frames.Embedded)  # noqa: S101  (Claims.check)
         return answer
 
+    async def infer(
+        self, inputs: Sequence[Tensor], outputs: Sequence[str], *, bytes_max: int
+    ) -> frames.Inferred:
+        """I-5: the named outputs, which the model must declare."""
+        ask = frames.Infer(self._next_id(), tuple(inputs), tuple(outputs), bytes_max)
+        with self._asking(ask, frames.Inferred) as claims:
+            answer = await self._next(claims)
+        assert isinstance(answer, frames.Inferred)  # noqa: S101  (Claims.check)
+        return answer
+
     async def kill(self) -> None:
         """W-9: SIGKILL and reap. Open requests fail with WorkerFailed."""
         self._detach(WorkerFailed(about="worker", got="killed"))
@@ -230,8 +249,8 @@ class WorkerHost:
     @contextmanager
     def _asking(
         self,
-        frame: frames.Count | frames.Generate | frames.Embed,
-        kind: type[frames.Counted | frames.Done | frames.Embedded],
+        frame: frames.Count | frames.Generate | frames.Embed | frames.Infer,
+        kind: type[frames.Counted | frames.Done | frames.Embedded | frames.Inferred],
     ) -> Iterator[Claims]:
         """Send a request; whichever way the caller leaves, nothing of it goes on for long (W-7)."""
         loaded, transport = self.loaded, self._transport
@@ -240,12 +259,19 @@ class WorkerHost:
         unsent = transport.get_write_buffer_size()
         if len(self._open) >= REQUESTS_MAX or unsent > UNSENT_BYTES_MAX:
             raise TooBusy(about="worker", got=len(self._open), expected=f"< {REQUESTS_MAX}")
-        what = frame.prompt if isinstance(frame, frames.Generate) else frame.input
-        claims = Claims(kind, loaded.longest_token_bytes, floor(what, loaded.longest_token_bytes))
-        if isinstance(frame, frames.Generate):
-            claims.tokens_max = frame.max_tokens
-        elif isinstance(frame, frames.Embed):
-            claims.vectors, claims.dims = len(frame.input.texts), loaded.embedding_dims
+        claims = Claims(kind, loaded.longest_token_bytes)
+        match frame:
+            case frames.Generate():
+                claims.input_floor = floor(frame.prompt, claims.longest)
+                claims.tokens_max = frame.max_tokens
+            case frames.Embed() | frames.Count():
+                claims.input_floor = floor(frame.input, claims.longest)
+                if isinstance(frame, frames.Embed):
+                    claims.vectors, claims.dims = len(frame.input.texts), loaded.embedding_dims
+            case frames.Infer():
+                ports = {port.name: port for port in loaded.outputs}
+                claims.outputs = tuple(ports[name] for name in frame.outputs)
+                claims.bytes_max = frame.bytes_max
         self._open[frame.id] = claims
         transport.write(data)
         try:
@@ -257,7 +283,7 @@ class WorkerHost:
                 loop = asyncio.get_running_loop()
                 loop.call_later(self._cancel_seconds, self._overdue, frame.id, claims)
 
-    async def _next(self, claims: Claims) -> Token | frames.Counted | frames.Done | frames.Embedded:
+    async def _next(self, claims: Claims) -> Answer:
         try:
             return await claims.next(self._silence_seconds)
         except TimeoutError as cause:

@@ -18,7 +18,7 @@ from leasehold.enclave.lent import Lent
 from leasehold.enclave.log import Log
 from leasehold.enclave.settings import Settings
 from leasehold.enclave.weights import FileSource, FileWriter, load_sealed
-from leasehold.errors import LeaseholdError, NoModelYet
+from leasehold.errors import BadModel, LeaseholdError, NoModelYet
 from leasehold.net.fetch import RangeReader
 from leasehold.net.tls import client_context
 
@@ -73,6 +73,7 @@ class SealedLoader:
     mirrors: tuple[str, ...]
     _sink: MemorySink = field(default_factory=MemorySink)
     _told: int = 0
+    _ports: object = None
 
     async def load(self, lent: Lent) -> int:
         """See `boot.ModelLoader`."""
@@ -101,6 +102,10 @@ class SealedLoader:
             seed=int.from_bytes(self.entropy(4), "big"),
         )
         loaded = await self.host.load(self.settings.engine, sink.files, settings)
+        ports = (loaded.inputs, loaded.outputs)
+        if self._ports not in (None, ports):  # I-7: what is free of charge is told once
+            raise BadModel(about="inputs and outputs", got="others than before")
+        self._ports = ports
         self.log.event("engine_ready", layers=list(loaded.layers), absent=list(loaded.absent))
         return model.plain_bytes
 

@@ -112,7 +112,7 @@ class Counts:
 
 def parse_chat(body: bytes) -> Generation:
     """`POST /v1/chat/completions`. Raises BadRequest or UnsupportedParameter, which name the field."""
-    request = _decode(body, _ChatRequest)
+    request = decode(body, _ChatRequest)
     turns = tuple(frames.Message(turn.role, _text(turn.content)) for turn in request.messages)
     size = sum(len(turn.content.encode()) for turn in turns)
     limit = request.max_completion_tokens or request.max_tokens
@@ -121,7 +121,7 @@ def parse_chat(body: bytes) -> Generation:
 
 def parse_text(body: bytes) -> Generation:
     """`POST /v1/completions`. Raises BadRequest or UnsupportedParameter, which name the field."""
-    request = _decode(body, _TextRequest)
+    request = decode(body, _TextRequest)
     match request.prompt:
         case str(text) | [str(text)]:
             return _generation(
@@ -138,12 +138,13 @@ def parse_text(body: bytes) -> Generation:
 
 def parse_embedding(body: bytes) -> Embedding:
     """`POST /v1/embeddings`. Raises BadRequest or UnsupportedParameter, which name the field."""
-    request = _decode(body, _EmbeddingRequest)
+    request = decode(body, _EmbeddingRequest)
     texts = (request.input,) if isinstance(request.input, str) else tuple(request.input)
     return Embedding(request.model, texts, request.encoding_format == "base64")
 
 
-def _decode(body: bytes, kind: type[Any]) -> Any:
+def decode(body: bytes, kind: type[Any]) -> Any:
+    """A request of that kind. Raises BadRequest or UnsupportedParameter, which name the field."""
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as cause:
@@ -151,7 +152,7 @@ def _decode(body: bytes, kind: type[Any]) -> Any:
         if "contains unknown field" in said:
             raise UnsupportedParameter(about=said.rpartition("field ")[2]) from cause
         raise BadRequest(about="request body", got=said) from cause
-    except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
         raise BadRequest(about="request body", got=cause, expected="JSON") from cause
 
 

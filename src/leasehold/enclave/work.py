@@ -17,11 +17,12 @@ from leasehold.core.crypto import Entropy
 from leasehold.core.messages import ReceiptAnswer
 from leasehold.core.meter import Meter, Ticket
 from leasehold.core.receipts import SALT_BYTES, Receipt, content_mac, head, sign_receipt
-from leasehold.core.tariff import Work
+from leasehold.core.tariff import Tariff, Work
 from leasehold.core.units import Clock, Units
 from leasehold.enclave.claims import floor
 from leasehold.enclave.gate import Gate
 from leasehold.enclave.host import InferenceHost, check_vectors
+from leasehold.enclave.kserve import Inference
 from leasehold.enclave.lent import Lent
 from leasehold.enclave.openai import Counts, Embedding, Generation
 from leasehold.enclave.prover import InstanceKeys
@@ -31,6 +32,7 @@ from leasehold.errors import (
     InputTooLong,
     LeaseholdError,
     NoModelYet,
+    NotPriced,
     TooBusy,
     UnknownThing,
     WorkerFailed,
@@ -149,7 +151,7 @@ class Works:
         tariff, longest = lent.terms.tariff, self.host.loaded.longest_token_bytes
         fewest = floor(wanted.prompt, longest)
         guess = wanted.prompt_bytes // _GUESSED_BYTES_PER_TOKEN + 1
-        least = tariff.cost(Work(requests=1, input_tokens=fewest, output_tokens=1))
+        least = priced(tariff, Work(requests=1, input_tokens=fewest, output_tokens=1))
         want = tariff.cost(Work(requests=1, input_tokens=guess, output_tokens=self.block_tokens))
         async with self._run(key_hash, least, Units(max(least, want)), lent, request) as run:
             room = await self._enter(run, wanted)
@@ -164,7 +166,7 @@ class Works:
         tariff, rows = lent.terms.tariff, len(wanted.texts)
         check_vectors(self.host.loaded, rows)
         fewest = floor(frames.Texts(wanted.texts), self.host.loaded.longest_token_bytes)
-        least = tariff.cost(Work(requests=1, input_tokens=fewest, rows=rows))
+        least = priced(tariff, Work(requests=1, input_tokens=fewest, rows=rows))
         async with self._run(key_hash, least, least, lent, request) as run:
             tokens = await self.host.count(frames.Texts(wanted.texts))
             units = tariff.cost(Work(requests=1, input_tokens=tokens, rows=rows))
@@ -172,6 +174,21 @@ class Works:
             self.meter.spend(run.ticket, units, now=self.clock.monotonic())
             run.counts = Counts(tokens, 0)
             yield run, partial(self._vectors, run, wanted)
+
+    @asynccontextmanager
+    async def inferring(
+        self, wanted: Inference, *, lent: Lent, key_hash: bytes, request: bytes
+    ) -> AsyncIterator[tuple[Run, Callable[[], Awaitable[frames.Inferred]]]]:
+        """M-6, I-5: one call of the model, reserved and paid whole before it is made. Raises as above."""
+        units = priced(lent.terms.tariff, Work(requests=1, rows=wanted.rows))
+        async with self._run(key_hash, units, units, lent, request) as run:
+            self.meter.spend(run.ticket, units, now=self.clock.monotonic())
+            yield run, partial(self._outputs, run, wanted)
+
+    async def _outputs(self, run: Run, wanted: Inference) -> frames.Inferred:
+        found = await self.host.infer(wanted.inputs, wanted.outputs, bytes_max=wanted.bytes_max)
+        self._check_live(run)
+        return found
 
     async def _vectors(self, run: Run, wanted: Embedding) -> frames.Embedded:
         found = await self.host.embed(wanted.texts)
@@ -244,3 +261,11 @@ class Works:
         if run.ticket.held < block // 2:
             self.gate.hold_ahead(run.ticket, block)
         return True
+
+
+def priced(tariff: Tariff, work: Work) -> Units:
+    """M-1: the cost of the work. Raises NotPriced where it would be free, for nothing is."""
+    units = tariff.cost(work)
+    if not units:
+        raise NotPriced(got=tariff.in_words())
+    return units

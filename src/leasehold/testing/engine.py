@@ -12,11 +12,16 @@ from typing import Final
 
 from leasehold.core import frames
 from leasehold.core.frames import Capability, Done, Embedded, Loaded, MemoryFile, Reason, Settings
-from leasehold.errors import InputTooLong, UnsupportedParameter, WorkerFailed
+from leasehold.core.tensors import DataType, Port
+from leasehold.errors import AnswerTooLarge, InputTooLong, UnsupportedParameter, WorkerFailed
 from leasehold.worker.engine import Emit
 
 DIMS: Final = 8
 LONGEST_TOKEN_BYTES: Final = 64
+PORTS: Final = (
+    Port("numbers", DataType.FP32, (-1, 2)),
+    Port("words", DataType.BYTES, (-1,)),
+)
 END: Final = "<end>"  # a prompt that contains this word is answered by its words before it
 
 
@@ -36,10 +41,12 @@ class FakeEngine:
         """Takes any files, reads none."""
         self.files, self.settings = tuple(files), settings
         return Loaded(
-            (Capability.CHAT, Capability.TEXT, Capability.EMBED),
+            (Capability.CHAT, Capability.TEXT, Capability.EMBED, Capability.INFER),
             settings.context_tokens,
             LONGEST_TOKEN_BYTES,
             DIMS,
+            inputs=PORTS,
+            outputs=PORTS,
         )
 
     def count(self, what: frames.Input) -> int:
@@ -79,6 +86,16 @@ class FakeEngine:
                 raise InputTooLong(got=count, expected=limit)
             vectors.append(_vector(text))
         return Embedded(request.id, b"".join(vectors), DIMS, self.count(request.input))
+
+    def infer(self, request: frames.Infer, go_on: Callable[[], bool]) -> frames.Inferred:
+        """Echo the tensors of the names asked for."""
+        if not go_on():
+            raise WorkerFailed(about="infer", got="cancelled")
+        given = {tensor.name: tensor for tensor in request.inputs}
+        outputs = tuple(given[name] for name in request.outputs)
+        if (size := sum(len(tensor.data) for tensor in outputs)) > request.bytes_max:
+            raise AnswerTooLarge(got=size, expected=request.bytes_max)
+        return frames.Inferred(request.id, outputs)
 
 
 class _Stops:

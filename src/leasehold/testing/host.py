@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from leasehold.core import frames
 from leasehold.core.frames import Done, Embedded, Loaded, Token
+from leasehold.core.tensors import Tensor
 from leasehold.enclave.claims import floor
 from leasehold.errors import NoModelYet, WorkerFailed
 from leasehold.testing.engine import FakeEngine
@@ -104,6 +105,14 @@ class InProcessHost:
         answer = self._running().embed(request, lambda: True)
         least = floor(request.input, self.loaded.longest_token_bytes)
         return replace(answer, input_tokens=max(answer.input_tokens, least))
+
+    async def infer(
+        self, inputs: Sequence[Tensor], outputs: Sequence[str], *, bytes_max: int
+    ) -> frames.Inferred:
+        """The named outputs."""
+        self._last_id += 1
+        request = frames.Infer(self._last_id, tuple(inputs), tuple(outputs), bytes_max)
+        return self._running().infer(request, lambda: True)
 
     async def kill(self) -> None:
         """Forget the engine; open generations end with WorkerFailed at their next token."""

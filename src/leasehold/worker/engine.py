@@ -14,6 +14,8 @@ from leasehold.core.frames import (
     Embed,
     Embedded,
     Generate,
+    Infer,
+    Inferred,
     Input,
     Loaded,
     MemoryFile,
@@ -45,6 +47,12 @@ class Engine(Protocol):
         """One vector for each text; where `go_on` says no, between batches, WorkerFailed.
 
         Raises InputTooLong, UnsupportedParameter, WorkerFailed.
+        """
+
+    def infer(self, request: Infer, go_on: Callable[[], bool]) -> Inferred:
+        """The outputs that were asked for, of at most `bytes_max`; WorkerFailed where `go_on` says no.
+
+        Raises BadRequest, AnswerTooLarge, UnsupportedParameter, WorkerFailed.
         """
 
 

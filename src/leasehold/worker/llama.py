@@ -91,6 +91,10 @@ class LlamaEngine:
         """Raises UnsupportedParameter: see the ONNX engine."""
         raise UnsupportedParameter(about="embeddings")
 
+    def infer(self, request: frames.Infer, go_on: Callable[[], bool]) -> frames.Inferred:  # noqa: ARG002
+        """Raises UnsupportedParameter: see the ONNX engine."""
+        raise UnsupportedParameter(about="tensors")
+
     def _probe(self, grammar: str, tokens: int) -> str:
         pieces: list[str] = []
         request = frames.Generate(1, frames.Text(" "), tokens, frames.Sampling(temperature=0.0))

@@ -27,6 +27,7 @@ READ_BYTES: Final = 256 * KIB  # what one read takes at most; the kernel's buffe
 COUNTING_THREADS: Final = 2  # admission must not wait behind generations
 EXIT_STATUS_BUG: Final = 70  # EX_SOFTWARE of sysexits.h
 
+Work = frames.Count | frames.Generate | frames.Embed | frames.Infer
 FindEngine = Callable[[str], Engine]
 
 
@@ -112,7 +113,7 @@ class Service:
         match frame:
             case frames.Count():
                 self._counting.submit(self._work, frame)
-            case frames.Generate() | frames.Embed():
+            case frames.Generate() | frames.Embed() | frames.Infer():
                 with self._state:
                     self._waiting[frame.id] = self._working.submit(self._work, frame)
             case frames.Cancel():
@@ -133,7 +134,7 @@ class Service:
             del self._waiting[request]
         self._send(Done(request, Reason.CANCELLED, 0, 0))
 
-    def _work(self, frame: frames.Count | frames.Generate | frames.Embed) -> None:
+    def _work(self, frame: Work) -> None:
         answered = False
         try:
             self._send(self._answer(frame))
@@ -148,12 +149,14 @@ class Service:
             if not answered:  # a bug: an executor would hide it, and the request would hang
                 os._exit(EXIT_STATUS_BUG)
 
-    def _answer(self, frame: frames.Count | frames.Generate | frames.Embed) -> frames.ToGovernor:
+    def _answer(self, frame: Work) -> frames.ToGovernor:
         match frame:
             case frames.Count():
                 return frames.Counted(frame.id, self._engine.count(frame.input))
             case frames.Embed():
                 return self._engine.embed(frame, lambda: frame.id not in self._cancelled)
+            case frames.Infer():
+                return self._engine.infer(frame, lambda: frame.id not in self._cancelled)
             case frames.Generate():
                 return self._engine.generate(
                     frame, lambda text, count: self._emit(frame.id, text, count)

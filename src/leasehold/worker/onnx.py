@@ -1,23 +1,19 @@
-"""Sentence embeddings by onnxruntime: any ONNX encoder with a tokenizer.json beside it.
+"""ONNX models by onnxruntime: an encoder where a tokenizer.json is beside it, else tensors to tensors.
 
-Spec: docs/spec/worker.md, W-11 and W-13. Needs no path: model and tokenizer are given as bytes.
+Spec: docs/spec/worker.md, W-11, W-13 and W-15. Needs no path: all files are given as bytes.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-os.putenv("ORT_DISABLE_TELEMETRY", "1")  # before the import: it uploads usage by default
 os.putenv("TOKENIZERS_PARALLELISM", "false")
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as _ort
 from tokenizers import Encoding, Tokenizer
 
 from leasehold.core import frames
@@ -30,8 +26,11 @@ from leasehold.core.frames import (
     MemoryFile,
     Settings,
 )
+from leasehold.core.tensors import TENSORS_MAX
 from leasehold.errors import BadModel, InputTooLong, UnsupportedParameter, WorkerFailed
+from leasehold.worker import ort
 from leasehold.worker.engine import Emit
+from leasehold.worker.graph import Graph
 
 BATCH_TEXTS: Final = 32  # larger batches are not faster on a processor; `go_on` is asked between
 MODEL, TOKENIZER, CONFIG = "model.onnx", "tokenizer.json", "config.json"
@@ -47,7 +46,7 @@ class _Config(msgspec.Struct):
 
 
 class OnnxEngine:
-    """One encoder; texts are embedded in batches of 32, padded to the longest of the batch."""
+    """One model; as an encoder it embeds in batches of 32 texts, padded to the longest of the batch."""
 
     def __init__(self) -> None:
         """An engine with nothing loaded."""
@@ -56,20 +55,31 @@ class OnnxEngine:
         self._tokens_max = 0
         self._takes_types = False
         self._output = POOLED
+        self._graph: Graph | None = None
 
     def load(self, files: Sequence[MemoryFile], settings: Settings) -> Loaded:
-        """Read model.onnx and tokenizer.json; config.json may cap the length. Raises BadModel."""
+        """Read model.onnx with its weights; with a tokenizer.json it is an encoder. Raises BadModel."""
         named = {file.name: file for file in files}
-        missing = sorted({MODEL, TOKENIZER} - set(named))
-        if missing:
-            raise BadModel(about="files", got=sorted(named), expected=missing)
+        if MODEL not in named:
+            raise BadModel(about="files", got=sorted(named), expected=MODEL)
+        weights = [file for file in files if not file.name.endswith((".onnx", ".json", ".txt"))]
+        self._session = ort.open_session(named[MODEL], weights, settings)
+        if TOKENIZER in named:
+            return self._load_encoder(named, settings)
+        self._graph = Graph(self._session)
+        inputs, outputs = tuple(self._graph.inputs), tuple(self._graph.outputs)
+        if max(len(inputs), len(outputs)) > TENSORS_MAX:
+            raise BadModel(about="inputs and outputs", expected=f"<= {TENSORS_MAX} each")
+        return Loaded((Capability.INFER,), 1, 1, inputs=inputs, outputs=outputs)
+
+    def _load_encoder(self, named: dict[str, MemoryFile], settings: Settings) -> Loaded:
+        """config.json may cap the length."""
         config = _read_config(named.get(CONFIG))
         self._tokenizer = _read_tokenizer(named[TOKENIZER])
         trained = (self._tokenizer.truncation or {}).get("max_length", config)
         self._tokens_max = min(settings.context_tokens, config, trained)
         self._tokenizer.no_truncation()  # too long is refused, never cut in silence
         self._tokenizer.no_padding()
-        self._session = _read_model(named[MODEL], settings)
         inputs = {value.name for value in self._session.get_inputs()}
         if not {IDS, MASK} <= inputs <= {IDS, MASK, TYPES}:
             raise BadModel(about="inputs of the model", got=sorted(inputs), expected=[IDS, MASK])
@@ -83,8 +93,8 @@ class OnnxEngine:
 
     def count(self, what: frames.Input) -> int:
         """Tokens with the special ones around each text. Raises UnsupportedParameter."""
-        if not isinstance(what, frames.Texts):
-            raise UnsupportedParameter(about="text generation")
+        if self._graph is not None or not isinstance(what, frames.Texts):
+            raise UnsupportedParameter(about="text")
         return sum(len(encoded.ids) for encoded in self._encode(what.texts))
 
     def generate(self, request: frames.Generate, emit: Emit) -> Done:  # noqa: ARG002
@@ -93,6 +103,8 @@ class OnnxEngine:
 
     def embed(self, request: frames.Embed, go_on: Callable[[], bool]) -> Embedded:
         """Vectors of length one where the model makes such. Raises InputTooLong, WorkerFailed."""
+        if self._graph is not None:
+            raise UnsupportedParameter(about="embeddings")
         encoded = self._encode(request.input.texts)
         longest = max(len(one.ids) for one in encoded)
         if longest > self._tokens_max:
@@ -109,6 +121,12 @@ class OnnxEngine:
         tokens = sum(len(one.ids) for one in encoded)
         return Embedded(request.id, table.astype("<f4").tobytes(), table.shape[1], tokens)
 
+    def infer(self, request: frames.Infer, go_on: Callable[[], bool]) -> frames.Inferred:
+        """See `Graph.infer`. Raises UnsupportedParameter for an encoder."""
+        if self._graph is None:
+            raise UnsupportedParameter(about="tensors")
+        return self._graph.infer(request, go_on)
+
     def _encode(self, texts: Sequence[str]) -> list[Encoding]:
         encoded: list[Encoding] = self._tokenizer.encode_batch(list(texts))
         return encoded
@@ -124,7 +142,7 @@ class OnnxEngine:
             feed[TYPES] = np.zeros_like(ids)
         try:
             found = self._session.run([self._output], feed)[0]
-        except _ORT_ERRORS as cause:
+        except ort.ERRORS as cause:
             raise blame(about="onnxruntime", got=cause) from cause
         if found.dtype != np.float32 or found.ndim not in (2, 3) or len(found) != len(batch):
             raise blame(about=self._output, got=found.shape, expected="float32[texts, dims]")
@@ -139,38 +157,8 @@ def _mean(states: Floats, mask: npt.NDArray[np.int64]) -> Floats:
     return scaled
 
 
-_ORT_ERRORS: Final[tuple[type[Exception], ...]] = (
-    RuntimeError,
-    ValueError,
-    *(
-        error
-        for error in vars(_ort).values()
-        if isinstance(error, type) and issubclass(error, Exception)
-    ),
-)  # its own exceptions have no common root
-
-
-def _bytes_of(file: MemoryFile) -> bytes:
-    if file.size == 0:
-        raise BadModel(about=file.name, got="an empty file")
-    with mmap.mmap(file.fd, file.size, prot=mmap.PROT_READ) as data:
-        return data[:]
-
-
-def _read_model(file: MemoryFile, settings: Settings) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = settings.threads or len(os.sched_getaffinity(0))
-    options.log_severity_level = 4  # fatal only: its log goes nowhere
-    try:
-        return onnxruntime.InferenceSession(
-            _bytes_of(file), options, providers=["CPUExecutionProvider"]
-        )
-    except _ORT_ERRORS as cause:
-        raise BadModel(about=file.name, got=cause) from cause
-
-
 def _read_tokenizer(file: MemoryFile) -> Any:
-    data = _bytes_of(file)
+    data = ort.bytes_of(file)
     try:
         return Tokenizer.from_buffer(data)
     except Exception as cause:  # the package raises Exception itself, and no other
@@ -182,6 +170,6 @@ def _read_config(file: MemoryFile | None) -> int:
     if file is None:
         return _Config().max_position_embeddings
     try:
-        return msgspec.json.decode(_bytes_of(file), type=_Config).max_position_embeddings
+        return msgspec.json.decode(ort.bytes_of(file), type=_Config).max_position_embeddings
     except msgspec.MsgspecError as cause:
         raise BadModel(about=file.name, got=cause) from cause
