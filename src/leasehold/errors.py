@@ -626,6 +626,20 @@ class ModelUnreachable(Unavailable):
     do = "Check the address of the sealed file; it must answer HTTP range requests."
 
 
+class KeyLocked(Unavailable):
+    """A key of the custodian is wrapped, and does not open."""
+
+    code = "key_locked"
+    do = "Check the table [keys] of custodian.toml and the secret it names; nothing was released."
+
+
+class KeeperUnreachable(Unavailable):
+    """The device or service that opens the custodian's keys does not answer."""
+
+    code = "keeper_unreachable"
+    do = "Check the table [keys] of custodian.toml, the token or the key service; ask again."
+
+
 class VendorUnreachable(Unavailable):
     """A vendor's service does not answer as it should."""
 

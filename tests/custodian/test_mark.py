@@ -18,9 +18,9 @@ from leasehold.custodian.ledger import (
 )
 from leasehold.custodian.ledger.notes import checkpoint_text, sign_note
 from leasehold.custodian.mark import Mark
+from leasehold.custodian.private_files import write_private
 from leasehold.custodian.restoring import restore_folder
 from leasehold.custodian.serve import running
-from leasehold.custodian.settings import write_private
 from leasehold.custodian.store.inline import InlineStore
 from leasehold.custodian.store.port import Store
 from leasehold.custodian.store.sqlite import SqliteStore

@@ -73,6 +73,9 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "collateral": Entry(
         "leasehold.cli.collateral:command", "Keep what vendors say of machines.", "custodian"
     ),
+    "keys": Entry(
+        "leasehold.cli.keys:command", "Show how the keys are wrapped; wrap anew.", "custodian"
+    ),
     "loan": Entry("leasehold.cli.operator:loan", "Lend models.", "custodian"),
     "consumer": Entry(
         "leasehold.cli.operator:consumer", "Enrol consumers, hand out API keys.", "custodian"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ from leasehold.custodian.settings import (
     Place,
     parse_place,
     read_credentials,
+    read_ring,
 )
-from leasehold.errors import CustodianUnreachable, FileTrouble, from_wire
+from leasehold.custodian.wrapping.ring import KeyRing
+from leasehold.errors import BadSetting, CustodianUnreachable, FileTrouble, from_wire
 from leasehold.net.tls import client_context
 
 T = TypeVar("T")
@@ -151,6 +154,18 @@ def write_proposed(view: ProposalView, *, is_json: bool) -> None:
         f"proposed as {view.id}; needs {view.missing} more: "
         f"leasehold proposals approve {view.id} --digest {view.digest}"
     )
+
+
+def unlock(folder: Path) -> KeyRing:
+    """What opens the keys of a custodian's folder; asks on the terminal for what no file holds."""
+    return read_ring(folder, ask=ask_secret)
+
+
+def ask_secret(name: str) -> str:
+    """Ask the person at the terminal. Raises BadSetting where there is no terminal."""
+    if not sys.stdin.isatty():
+        raise BadSetting(about=name, got="no terminal to ask on", expected="a file named in [keys]")
+    return str(click.prompt(name, hide_input=True, err=True))
 
 
 def read_bytes(path: Path) -> bytes:

@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from leasehold.cli import output
-from leasehold.cli.access import folder_option, read_bytes
+from leasehold.cli.access import folder_option, read_bytes, unlock
 from leasehold.core.encoding import b64, to_json
 from leasehold.core.units import Instant
 from leasehold.custodian import restoring, settings
@@ -36,7 +36,7 @@ def _now() -> Instant:
 @folder_option
 def backup(*, file: Path, check: bool, force: bool, folder: Path) -> None:
     """Copy the ledger into FILE while the custodian runs, and check the copy."""
-    found = settings.read(folder)
+    found = settings.read(folder, ring=unlock(folder))
     if check:
         with open_backup(file, origin=found.origin, public=found.audit.public) as good:
             _write_backup(file, good.checkpoint)
@@ -106,7 +106,7 @@ def restore(
     folder: Path,
 ) -> None:
     """Put the backup FILE in the ledger's place: a new epoch, everything stopped, nothing left to spend."""
-    found = settings.read(folder)
+    found = settings.read(folder, ring=unlock(folder))
     done, aside = asyncio.run(
         restoring.restore_folder(
             found,

@@ -16,7 +16,7 @@ from leasehold.attest.nvidia.chain import read_device_chain
 from leasehold.attest.origin import Pair
 from leasehold.attest.verify import PLATFORMS
 from leasehold.cli import output
-from leasehold.cli.access import as_json, folder_option, read_bytes, write_bytes
+from leasehold.cli.access import as_json, folder_option, read_bytes, unlock, write_bytes
 from leasehold.cli.custodian import now
 from leasehold.cli.evidence_files import Shown, read_shown
 from leasehold.core.crypto import ED25519_BYTES
@@ -199,7 +199,7 @@ def import_(
         kept = (intake.document(kind, name, data, source=source, now=today, pair=pair),)
     elif _is_signed(data):
         public = (
-            read_keys(folder).root.public
+            read_keys(folder, ring=unlock(folder)).root.public
             if signer is None
             else unhex(signer, about="--signer", size=ED25519_BYTES)
         )
@@ -231,7 +231,7 @@ def _is_signed(data: bytes) -> bool:
 )
 def bundle(*, folder: Path, out: Path, days: int) -> None:
     """Sign all that is kept and current, for a custodian without a network."""
-    today, keys = now(), read_keys(folder)
+    today, keys = now(), read_keys(folder, ring=unlock(folder))
     found = FolderCollateral(folder / "collateral").items()
     current = tuple(one for one in found.values() if one is not None and today < one.good_until)
     lifetime = Duration(days * DAY)

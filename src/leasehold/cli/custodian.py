@@ -12,7 +12,7 @@ import click
 
 from leasehold.attest.toml import write_toml
 from leasehold.cli import backup, output
-from leasehold.cli.access import folder_option, write_bytes
+from leasehold.cli.access import ask_secret, folder_option, read_bytes, unlock, write_bytes
 from leasehold.core.statements import sign_text
 from leasehold.core.units import KIB, MIB, Instant
 from leasehold.custodian import settings
@@ -53,7 +53,15 @@ command.add_command(backup.restore)
 @click.option(
     "--store", default="", metavar="URL", help="A PostgreSQL database; default: a file in FOLDER."
 )
-def init(folder: Path, *, address: str, names: tuple[str, ...], store: str) -> None:
+@click.option(
+    "--keys",
+    "keys_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A TOML file with the table [keys]: who wraps the keys, from the first one on.",
+)
+def init(
+    folder: Path, *, address: str, names: tuple[str, ...], store: str, keys_file: Path | None
+) -> None:
     """Make a custodian's FOLDER: root key, certificate authority, first operator `admin`."""
     made = settings.init(
         folder,
@@ -62,6 +70,8 @@ def init(folder: Path, *, address: str, names: tuple[str, ...], store: str) -> N
         now=now(),
         entropy=os.urandom,
         store=store,
+        keys=None if keys_file is None else settings.parse_keys(read_bytes(keys_file)),
+        ask=ask_secret,
     )
     output.write_fields(
         "Custodian",
@@ -86,7 +96,8 @@ def serve(folder: Path) -> None:
     def on_ready(place: Place) -> None:
         click.echo(f"custodian at {place}")
 
-    asyncio.run(serve_custodian(settings.read(folder), log=JsonLog(), on_ready=on_ready))
+    found = settings.read(folder, ring=unlock(folder))
+    asyncio.run(serve_custodian(found, log=JsonLog(), on_ready=on_ready))
 
 
 @command.command()
@@ -138,7 +149,8 @@ def configure(
     **numbers: int,
 ) -> None:
     """Write and sign an enclave's configuration; its SHA-256 belongs into the manifest."""
-    keys, file = settings.read_keys(folder), settings.read(folder)
+    file = settings.read(folder, ring=unlock(folder))
+    keys = file.keys
     table: dict[str, object] = {
         "version": 1,
         "loan": loan,

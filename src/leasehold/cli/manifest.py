@@ -17,7 +17,7 @@ from leasehold.attest.reference import Machine, Simulated
 from leasehold.attest.toml import write_toml
 from leasehold.attest.verdict import Trust
 from leasehold.cli import output
-from leasehold.cli.access import folder_option, read_bytes, write_bytes
+from leasehold.cli.access import folder_option, read_bytes, unlock, write_bytes
 from leasehold.cli.custodian import now
 from leasehold.cli.derive import derive as derive_values
 from leasehold.cli.judging import Question, with_question
@@ -97,7 +97,7 @@ def new(
     svn: int,
 ) -> None:
     """Write a manifest, signed with the custodian's root key."""
-    keys = read_keys(folder)
+    keys = read_keys(folder, ring=unlock(folder))
     taken = merge(read_values(path, signer) for path in values_files)
     signed = tuple(read_bytes(path) for path in configurations)
     for file in signed:

@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from leasehold.cli import output, refund
-from leasehold.cli.access import Access, as_json, folder_option, read_bytes, with_access
+from leasehold.cli.access import Access, as_json, folder_option, read_bytes, unlock, with_access
 from leasehold.cli.custodian import now
 from leasehold.core.crypto import sha256
 from leasehold.core.lease import LeasePolicy
@@ -20,6 +20,7 @@ from leasehold.custodian import records, settings
 from leasehold.custodian.ledger.consumers import Consumer, Key
 from leasehold.custodian.ledger.loans import Model
 from leasehold.custodian.ledger.operators import Role
+from leasehold.custodian.private_files import write_private
 from leasehold.errors import BadSetting
 
 KEY_PREFIX: Final = "lh-"
@@ -53,7 +54,7 @@ def command() -> None:
 @folder_option
 def add_operator(*, name: str, role: str, folder: Path) -> None:
     """Give NAME a key, a certificate of a year and a role; then restart the custodian."""
-    keys = settings.read_keys(folder)
+    keys = settings.read_keys(folder, ring=unlock(folder))
     settings.add_operator(
         folder, name, Role(role), authority=keys.authority, now=now(), entropy=os.urandom
     )
@@ -66,7 +67,7 @@ def add_operator(*, name: str, role: str, folder: Path) -> None:
 @folder_option
 def list_operators(*, folder: Path) -> None:
     """Show who may operate this custodian."""
-    rows = sorted(settings.read(folder).operators.items())
+    rows = sorted(settings.read_operators(folder).items())
     output.write_rows("Operators", ("name", "role"), rows)
 
 
@@ -268,7 +269,7 @@ def add_key(access: Access, *, consumer_name: str, key_file: Path | None) -> Non
     """Make a key for CONSUMER; it is shown once and kept nowhere."""
     secret = KEY_PREFIX + os.urandom(KEY_BYTES).hex()
     if key_file is not None:
-        settings.write_private(key_file, secret.encode() + b"\n")
+        write_private(key_file, secret.encode() + b"\n")
     order = records.KeyOrder(consumer_name, sha256(secret.encode()))
     made = access.post("/operator/keys", order, Key)
     output.write_note(f"key {made.id} of {made.consumer}")

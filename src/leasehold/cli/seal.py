@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from leasehold.cli import output
-from leasehold.cli.access import folder_option
+from leasehold.cli.access import folder_option, unlock
 from leasehold.cli.sealed import progress, write_digests
 from leasehold.core.sealed import check_name
-from leasehold.custodian.release import KEY_SUFFIX, SEALED_SUFFIX, FolderKeys
+from leasehold.custodian.release import SEALED_SUFFIX, FolderKeys
 from leasehold.custodian.seal import seal_folder
 from leasehold.custodian.settings import read_keys
 from leasehold.errors import AlreadyExists
@@ -31,9 +31,10 @@ def command(
 ) -> None:
     """Seal the folder MODEL; the key stays with the custodian, the sealed file may go anywhere."""
     check_name(name)
-    keys, models = read_keys(folder), folder / "models"
+    ring, models = unlock(folder), folder / "models"
+    keys, own = read_keys(folder, ring=ring), FolderKeys(models, ring)
     target = models / f"{name}{SEALED_SUFFIX}"
-    if (models / f"{name}{KEY_SUFFIX}").exists():
+    if own.file(name).exists():
         raise AlreadyExists(about=f"model {name}")
     with progress("Sealing") as tell:
         sealed = seal_folder(
@@ -47,7 +48,7 @@ def command(
             entropy=os.urandom,
             on_progress=tell,
         )
-    FolderKeys(models).keep(name, sealed.model_key)
+    own.keep(name, sealed.model_key)
     output.write_fields(
         "Sealed model",
         {

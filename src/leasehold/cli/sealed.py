@@ -14,13 +14,14 @@ from typing import Any, Final
 import click
 
 from leasehold.cli import output
-from leasehold.cli.access import as_json
+from leasehold.cli.access import as_json, unlock
 from leasehold.core.encoding import unhex
 from leasehold.core.sealed import SealedHeader
 from leasehold.core.streaming import KEY_BYTES
+from leasehold.custodian.private_files import read_seed
 from leasehold.custodian.release import FolderKeys
 from leasehold.custodian.sealed_file import Claim, Progress, read_claim, verify_sealed
-from leasehold.custodian.settings import read_keys, read_seed
+from leasehold.custodian.settings import read_keys
 from leasehold.errors import BadSetting
 
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
@@ -77,8 +78,9 @@ def verify(*, file: Path, root: str | None, key_file: Path | None, folder: Path 
     if (root is None) == (folder is None):
         raise BadSetting(about="sealed verify", expected="either --root HEX or --custodian DIR")
     if folder is not None:
-        public = read_keys(folder).root.public
-        key = None if key_file else FolderKeys(folder / "models").find(read_claim(file).header.name)
+        ring = unlock(folder)
+        public, name = read_keys(folder, ring=ring).root.public, read_claim(file).header.name
+        key = None if key_file else FolderKeys(folder / "models", ring).find(name)
     else:
         public, key = _root(root), None
     if key_file is not None:

@@ -17,16 +17,15 @@ from leasehold.core.encoding import from_json, unhex
 from leasehold.custodian.forks import Fork, keep_fork
 from leasehold.custodian.ledger.proofs import Proof
 from leasehold.custodian.log import JsonLog
-from leasehold.custodian.serve import SystemClock, until_signal
-from leasehold.custodian.settings import (
-    Place,
+from leasehold.custodian.private_files import (
     hex_line,
-    parse_place,
     read_seed,
     read_text,
     read_tls_key,
     write_private,
 )
+from leasehold.custodian.serve import SystemClock, until_signal
+from leasehold.custodian.settings import Place, parse_place
 from leasehold.custodian.tree_records import ConsistencyView
 from leasehold.custodian.witness import (
     accept_restore,

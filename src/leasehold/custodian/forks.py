@@ -14,7 +14,7 @@ from leasehold.core.encoding import from_json, to_json
 from leasehold.core.messages import LogHead
 from leasehold.custodian.ledger.notes import Checkpoint, checkpoint_text, signed_note
 from leasehold.custodian.mark import read_checkpoint
-from leasehold.custodian.settings import read_private, write_private
+from leasehold.custodian.private_files import read_private, write_private
 from leasehold.errors import LeaseholdError, Unproven
 
 

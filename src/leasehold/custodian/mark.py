@@ -25,7 +25,7 @@ from leasehold.custodian.ledger.notes import (
     sign_note,
 )
 from leasehold.custodian.log import Log, place_of
-from leasehold.custodian.settings import read_private, write_private
+from leasehold.custodian.private_files import read_private, write_private
 from leasehold.custodian.store.port import Store, Tx
 from leasehold.errors import BadMessage, LeaseholdError, LedgerOld, Unproven
 

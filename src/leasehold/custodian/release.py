@@ -6,7 +6,9 @@ takes an `Accepted`, which only `appraise` makes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -19,43 +21,87 @@ from leasehold.core.streaming import KEY_BYTES
 from leasehold.core.units import Instant, after
 from leasehold.custodian.appraise import Accepted, describe
 from leasehold.custodian.ledger import instances
+from leasehold.custodian.private_files import hex_line
 from leasehold.custodian.sealed_file import read_claim
-from leasehold.custodian.settings import CLOCK_SKEW, Keys, Rules, hex_line, read_seed, write_private
+from leasehold.custodian.settings import CLOCK_SKEW, Keys, Rules
 from leasehold.custodian.store.port import Tx
-from leasehold.errors import Conflict
+from leasehold.custodian.wrapping.ring import KeyRing
+from leasehold.errors import BadSetting, Conflict, KeeperUnreachable, KeyLocked
 from leasehold.net.authority import InstanceIdentity, Validity, issue_client
 
+HELD_SECONDS: Final = 60.0
+DOWN_SECONDS: Final = 10.0
 KEY_SUFFIX: Final = ".key"
 SEALED_SUFFIX: Final = ".sealed"
 
 
 class KeyStore(Protocol):
-    """Keeps model keys. A folder of files here; a key service elsewhere."""
+    """Keeps model keys."""
 
     def model_key(self, name: str) -> bytes:
-        """The 32-byte key of the model of that name. Raises FileTrouble, BadSetting."""
+        """The 32-byte key of the model of that name. Raises FileTrouble, KeyLocked, KeeperUnreachable."""
 
 
 @dataclass(frozen=True, slots=True)
 class FolderKeys:
-    """Model keys as `NAME.key`, in hex, for the custodian's account alone."""
+    """Model keys as `NAME.key`, in hex or wrapped, for the custodian's account alone."""
 
     path: Path
+    ring: KeyRing = field(default_factory=lambda: KeyRing(Path("/")))
 
     def model_key(self, name: str) -> bytes:
-        """The key in `NAME.key`. Raises FileTrouble, BadSetting, BadSealedModel (no plain name)."""
-        check_name(name)
-        return read_seed(self.path / f"{name}{KEY_SUFFIX}", KEY_BYTES)
+        """The key in `NAME.key`. Raises as `KeyStore` does, BadSealedModel (no plain name).
+
+        A key file that is no good is nobody's fault but the custodian's, so never Malformed.
+        """
+        try:
+            return self.ring.read_seed(self.file(name), KEY_BYTES)
+        except BadSetting as cause:
+            raise KeyLocked(
+                about=f"key of {name}", got=cause.got, expected=cause.expected
+            ) from cause
 
     def find(self, name: str) -> bytes | None:
         """As `model_key`, or None where there is none."""
-        check_name(name)
-        return self.model_key(name) if (self.path / f"{name}{KEY_SUFFIX}").exists() else None
+        return self.model_key(name) if self.file(name).exists() else None
 
     def keep(self, name: str, key: bytes) -> None:
-        """Write a new key. Raises AlreadyExists, FileTrouble, BadSealedModel (no plain name)."""
+        """Write a new key. Raises AlreadyExists, FileTrouble, BadSealedModel (no plain name), as `write`."""
+        self.ring.write(self.file(name), hex_line(key))
+
+    def file(self, name: str) -> Path:
+        """Where the key of a model is. Raises BadSealedModel (no plain name)."""
         check_name(name)
-        write_private(self.path / f"{name}{KEY_SUFFIX}", hex_line(key))
+        return self.path / f"{name}{KEY_SUFFIX}"
+
+
+@dataclass(slots=True)
+class HeldKeys:
+    """A KeyStore in front of a slow one: a key is held for a minute, an outage for a moment.
+
+    Attestations are judged one after the other, so a service that hangs must not hang them all.
+    """
+
+    behind: KeyStore
+    seconds: Callable[[], float] = time.monotonic
+    _held: dict[str, tuple[float, bytes]] = field(default_factory=dict)
+    _down: dict[str, tuple[float, KeeperUnreachable]] = field(default_factory=dict)
+
+    def model_key(self, name: str) -> bytes:
+        """See `KeyStore`."""
+        now = self.seconds()
+        if name in self._held and self._held[name][0] > now:
+            return self._held[name][1]
+        if name in self._down and self._down[name][0] > now:
+            raise self._down[name][1].again()
+        self._held.pop(name, None)
+        try:
+            key = self.behind.model_key(name)
+        except KeeperUnreachable as cause:
+            self._down[name] = (self.seconds() + DOWN_SECONDS, cause)
+            raise
+        self._held[name] = (now + HELD_SECONDS, key)
+        return key
 
 
 def read_header(folder: Path, name: str, *, root: bytes) -> SealedModel:

@@ -25,7 +25,7 @@ from leasehold.custodian.lock import held
 from leasehold.custodian.log import Log, place_of
 from leasehold.custodian.mark import Mark
 from leasehold.custodian.ports import Ports
-from leasehold.custodian.release import FolderKeys
+from leasehold.custodian.release import FolderKeys, HeldKeys
 from leasehold.custodian.replicas import relay
 from leasehold.custodian.service import Custodian
 from leasehold.custodian.settings import CLOCK_SKEW, Place, Settings
@@ -90,7 +90,7 @@ async def _running(settings: Settings, *, log: Log, clock: Clock | None) -> Asyn
             clock=the_clock,
             entropy=os.urandom,
             collateral=collateral,
-            model_keys=FolderKeys(settings.models),
+            model_keys=HeldKeys(FolderKeys(settings.models, settings.ring)),
             run_blocking=verifying,
         )
         custodian = Custodian(settings.keys, settings.rules, ports)

@@ -7,7 +7,6 @@ know what is done with any of it.
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,15 +17,23 @@ import msgspec
 
 from leasehold.attest.toml import write_toml
 from leasehold.core.crypto import ED25519_BYTES, Entropy, SigningKey, TlsKey
-from leasehold.core.encoding import unhex
 from leasehold.core.units import DAY, MINUTE, Duration, Instant, after
 from leasehold.custodian.collateral.vendors import PUBLIC, Vendors
 from leasehold.custodian.ledger.hands import Hands, Quorum, check_hands
 from leasehold.custodian.ledger.operators import Operator, Role
+from leasehold.custodian.private_files import (
+    hex_line,
+    parse_tls_key,
+    read_private,
+    read_text,
+    read_tls_key,
+    write_private,
+)
+from leasehold.custodian.wrapping.ring import KeyRing
+from leasehold.custodian.wrapping.table import Ask, KeysTable, open_ring
 from leasehold.errors import (
     AlreadyExists,
     BadAddress,
-    BadMessage,
     BadSetting,
     FileTrouble,
     NotPermitted,
@@ -45,7 +52,6 @@ FIRST_OPERATOR: Final = "admin"
 AUTHORITY_LIFE: Final = 3650 * DAY
 OPERATOR_LIFE: Final = 365 * DAY
 CLOCK_SKEW: Final = 5 * MINUTE  # certificates begin this much before they are made
-_FILE_MODE: Final = 0o600
 _FOLDER_MODE: Final = 0o700
 STORE: Final = "store.url"
 _FOLDERS: Final = ("operators", "models", "collateral")
@@ -118,6 +124,7 @@ class Settings:
     vendors: Vendors = field(default_factory=Vendors)
     store: str = ""
     hands: Hands = field(default_factory=Hands)
+    ring: KeyRing = field(default_factory=lambda: KeyRing(Path()))
 
     @property
     def origin(self) -> str:
@@ -163,9 +170,10 @@ class Settings:
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The keys of `custodian.toml`. All are mandatory but two tables.
+    """The keys of `custodian.toml`. All are mandatory but three tables.
 
-    Without `collateral` nothing is fetched, without `hands` one administrator may do everything.
+    Without `collateral` nothing is fetched, without `hands` one administrator may do everything, without
+    `keys` the custodian's keys lie in clear.
     Operators and witnesses get this file, so nothing in it is secret.
     """
 
@@ -177,6 +185,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     operators: dict[str, Role]
     collateral: Vendors = Vendors()
     hands: Hands = Hands()
+    keys: KeysTable = KeysTable()
 
 
 def init(
@@ -187,11 +196,14 @@ def init(
     now: Instant,
     entropy: Entropy,
     store: str = "",
+    keys: KeysTable | None = None,
+    ask: Ask | None = None,
 ) -> Settings:
     """Make a custodian's folder that listens at `address`, with a first operator `admin`.
 
-    `names` are further names or IP addresses of the server, `store` the URL of a PostgreSQL database.
-    Raises AlreadyExists, FileTrouble.
+    `names` are further names or IP addresses of the server, `store` the URL of a PostgreSQL database,
+    `keys` who wraps the keys from the first one on, with `ask` for the secrets that no file holds.
+    Raises AlreadyExists, FileTrouble, BadSetting, KeyLocked, KeeperUnreachable.
     """
     if (folder / "custodian.toml").exists() or (folder / "root.key").exists():
         raise AlreadyExists(about=folder, expected="a folder without a custodian in it")
@@ -203,16 +215,19 @@ def init(
             path.chmod(_FOLDER_MODE)
     except OSError as cause:
         raise FileTrouble(about=folder, got=cause.strerror) from cause
-    authority = _new_authority(folder, now=now, entropy=entropy)
+    ring = open_ring(folder, keys or KeysTable(), ask=ask)
+    authority = _new_authority(ring, now=now, entropy=entropy)
     for name in ("root.key", "audit.key"):
-        write_private(folder / name, hex_line(SigningKey.make(entropy).seed))
+        ring.write(folder / name, hex_line(SigningKey.make(entropy).seed))
     every_name = tuple(dict.fromkeys((address.host, *names)))
-    file = _File(VERSION, str(address), str(address), every_name, 10, {}, PUBLIC)
+    file = _File(
+        VERSION, str(address), str(address), every_name, 10, {}, PUBLIC, keys=keys or KeysTable()
+    )
     _write_file(folder, file, replace=False)
     if store:
         write_private(folder / STORE, store.encode() + b"\n")
     add_operator(folder, FIRST_OPERATOR, Role.ADMIN, authority=authority, now=now, entropy=entropy)
-    return read(folder)
+    return read(folder, ring=ring)
 
 
 def add_operator(
@@ -238,27 +253,55 @@ def add_operator(
     _write_file(folder, msgspec.structs.replace(file, operators=operators), replace=True)
 
 
-def read(folder: Path) -> Settings:
-    """The settings of a folder that `init` made. Raises BadSetting, FileTrouble."""
+def read(folder: Path, *, ring: KeyRing | None = None) -> Settings:
+    """The settings of a folder that `init` made; `ring` opens its keys, where no file has the secret.
+
+    Raises BadSetting, FileTrouble, KeyLocked, KeeperUnreachable.
+    """
     file = _read_file(folder)
+    ring = ring or open_ring(folder, file.keys)
     return Settings(
         folder=folder,
         listen=parse_place(file.listen),
         address=parse_place(file.address),
         names=file.names,
-        keys=read_keys(folder),
+        keys=read_keys(folder, ring=ring),
         operators=file.operators,
         rules=Rules(certificate_life=Duration(file.certificate_minutes * MINUTE)),
         vendors=file.collateral,
         store=_read_store(folder),
         hands=check_hands(file.hands, file.operators),
+        ring=ring,
     )
+
+
+def read_ring(folder: Path, *, ask: Ask | None = None, is_lenient: bool = False) -> KeyRing:
+    """What opens the keys of a folder; with `is_lenient` keys in clear too. Raises BadSetting, FileTrouble."""
+    return open_ring(folder, _read_file(folder).keys, ask=ask, is_lenient=is_lenient)
+
+
+def read_operators(folder: Path) -> dict[str, Role]:
+    """Who may operate the custodian, by name. Raises BadSetting, FileTrouble."""
+    return _read_file(folder).operators
 
 
 def _read_store(folder: Path) -> str:
     """The URL in the file `STORE`, which may hold a password; empty where there is no such file."""
     path = folder / STORE
     return read_private(path).decode("utf-8", "replace").strip() if path.exists() else ""
+
+
+def parse_keys(text: bytes) -> KeysTable:
+    """The table `[keys]` in a TOML file that holds nothing else. Raises BadSetting."""
+    try:
+        return msgspec.convert(tomllib.loads(text.decode()), dict[str, KeysTable])["keys"]
+    except (
+        tomllib.TOMLDecodeError,
+        UnicodeDecodeError,
+        msgspec.ValidationError,
+        KeyError,
+    ) as cause:
+        raise BadSetting(about="[keys]", got=cause) from cause
 
 
 def read_vendors(folder: Path) -> Vendors:
@@ -292,25 +335,14 @@ def read_credentials(folder: Path, operator: str) -> Credentials:
     )
 
 
-def read_keys(folder: Path) -> Keys:
-    """Root key, authority and audit key of a folder. Raises BadSetting, FileTrouble."""
-    root = SigningKey.load(read_seed(folder / "root.key", ED25519_BYTES))
-    authority = Authority(read_tls_key(folder / "ca.key"), read_text(folder / "ca.pem"))
-    audit = SigningKey.load(read_seed(folder / "audit.key", ED25519_BYTES))
+def read_keys(folder: Path, *, ring: KeyRing | None = None) -> Keys:
+    """Root key, authority and audit key of a folder. Raises as `read` does."""
+    ring = ring or read_ring(folder)
+    root = SigningKey.load(ring.read_seed(folder / "root.key", ED25519_BYTES))
+    key = parse_tls_key(ring.read(folder / "ca.key"), folder / "ca.key")
+    authority = Authority(key, read_text(folder / "ca.pem"))
+    audit = SigningKey.load(ring.read_seed(folder / "audit.key", ED25519_BYTES))
     return Keys(root, authority, audit)
-
-
-def read_tls_key(path: Path) -> TlsKey:
-    """The key in a PEM file. Raises BadSetting, FileTrouble."""
-    try:
-        return TlsKey.load(read_private(path))
-    except BadMessage as cause:
-        raise BadSetting(about=path, expected=cause.expected) from cause
-
-
-def read_text(path: Path) -> str:
-    """A certificate in PEM. Raises BadSetting, FileTrouble."""
-    return read_private(path).decode("ascii", "replace")
 
 
 def parse_place(text: str) -> Place:
@@ -321,53 +353,7 @@ def parse_place(text: str) -> Place:
     return Place(host.removeprefix("[").removesuffix("]"), int(port))
 
 
-def read_seed(path: Path, size: int) -> bytes:
-    """The seed in a key file. Raises BadSetting (also where others may read it), FileTrouble."""
-    text = read_private(path)
-    try:
-        return unhex(text.decode("ascii", "replace").strip(), about=path.name, size=size)
-    except BadMessage as cause:
-        # Never the text itself: it may be most of a key.
-        raise BadSetting(about=path, expected=f"{size} bytes in lower-case hex") from cause
-
-
-def hex_line(secret: bytes) -> bytes:
-    """How `read_seed` wants its file to be."""
-    return secret.hex().encode() + b"\n"
-
-
-def read_private(path: Path) -> bytes:
-    """A file that only its owner may read. Raises BadSetting, FileTrouble."""
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode & 0o777
-            data = file.read()
-    except OSError as cause:
-        raise FileTrouble(about=path, got=cause.strerror) from cause
-    if mode & 0o077:
-        raise BadSetting(about=path, got=f"mode {mode:03o}", expected="mode 600")
-    return data
-
-
-def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
-    """Write a file that only its owner may read, whole or not at all. Raises AlreadyExists, FileTrouble."""
-    target = path.with_name(f".{path.name}.new") if replace else path
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if replace else os.O_EXCL)
-    try:
-        with os.fdopen(os.open(target, flags, _FILE_MODE), "wb") as file:
-            os.fchmod(file.fileno(), _FILE_MODE)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            target.replace(path)
-    except FileExistsError as cause:
-        raise AlreadyExists(about=path) from cause
-    except OSError as cause:
-        raise FileTrouble(about=path, got=cause.strerror) from cause
-
-
-def _new_authority(folder: Path, *, now: Instant, entropy: Entropy) -> Authority:
+def _new_authority(ring: KeyRing, *, now: Instant, entropy: Entropy) -> Authority:
     key = TlsKey.make(entropy)
     authority = make_authority(
         key,
@@ -375,8 +361,8 @@ def _new_authority(folder: Path, *, now: Instant, entropy: Entropy) -> Authority
         validity=_validity(now, AUTHORITY_LIFE),
         entropy=entropy,
     )
-    write_private(folder / "ca.key", key.pem)
-    write_private(folder / "ca.pem", authority.certificate.encode())
+    ring.write(ring.folder / "ca.key", key.pem)
+    write_private(ring.folder / "ca.pem", authority.certificate.encode())
     return authority
 
 

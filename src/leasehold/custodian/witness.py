@@ -29,7 +29,7 @@ from leasehold.custodian.ledger.notes import (
 )
 from leasehold.custodian.ledger.proofs import Proof, check_proof
 from leasehold.custodian.mark import RESTORE, read_checkpoint
-from leasehold.custodian.settings import read_private, write_private
+from leasehold.custodian.private_files import read_private, write_private
 from leasehold.errors import (
     BadMessage,
     BadRequest,
