@@ -119,16 +119,15 @@ async def test_a_careless_store_is_found_out(
 @pytest.fixture
 def torn_acts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log's entry is committed, and the rest of the act after it."""
-    execute = connection.SqliteTx.execute
+    execute_many = connection.SqliteTx.execute_many
 
-    def torn(self: connection.SqliteTx, sql: str, params: Any = ()) -> Any:
-        rows = execute(self, sql, params)
+    def torn(self: connection.SqliteTx, sql: str, rows: Any) -> None:
+        execute_many(self, sql, rows)
         if sql.startswith("INSERT INTO log"):
             for step in ("COMMIT", "BEGIN IMMEDIATE", "SAVEPOINT act"):
                 self._cursor.execute(step)
-        return rows
 
-    monkeypatch.setattr(connection.SqliteTx, "execute", torn)
+    monkeypatch.setattr(connection.SqliteTx, "execute_many", torn)
 
 
 async def test_an_act_in_two_commits_is_found_out(

@@ -23,6 +23,8 @@ _LINK: Final = "leasehold.enclave.link"
 _BOOT: Final = "leasehold.enclave.boot"
 _SAID: Final = "leasehold.enclave.reports"
 _SQLITE: Final = "leasehold.custodian.store.sqlite"
+_GROUP: Final = "leasehold.custodian.store.group"
+_SITTING: Final = "leasehold.custodian.ledger.sitting"
 
 _T_ASKS: Final = "tests/custodian/ledger/test_asks.py"
 _T_REPORTS: Final = "tests/custodian/ledger/test_reports.py"
@@ -34,20 +36,20 @@ _ALL: Final = (
     Mistake(
         "grant-without-debit",
         _ASKS,
-        "path = accounts.move(tx, terms.path, lambda account: account.lease(units))\n    ttl",
-        "path = terms.path\n    ttl",
+        "        path.lease(decision)\n",
+        "",
     ),
     Mistake(
         "cap-not-debited",
         _ACCOUNTS,
-        "tx.execute(_MOVE, (*step, *_three(path.numbers)))",
-        "tx.execute(_MOVE, (*step, *_three(path.numbers[1:] or path.numbers)))",
+        "for number, added in steps.items() if any(added)]",
+        "for number, added in list(steps.items())[len(steps) > 1:] if any(added)]",
     ),
     Mistake(
         "key-cap-ignored",
-        _ASKS,
-        "nodes = ((row[7], 23), (row[14], 27), (row[15], 31))",
-        "nodes = ((row[7], 23), (row[14], 27))",
+        _SITTING,
+        "nodes = (self.askers[row[0]].account, row[5], row[6])",
+        "nodes = (self.askers[row[0]].account, row[5])",
     ),
     Mistake(
         "outstanding-unbounded",
@@ -69,25 +71,39 @@ _ALL: Final = (
         "return Units(self.granted - self.outstanding - self.settled)",
     ),
     Mistake(
+        "batch-reads-old-answers",
+        _SITTING,
+        "        self.given[instance, sequence] = (request, answer)\n        self._remembered",
+        "        self._remembered",
+        test="tests/custodian/ledger/test_together.py::test_a_doubled_ask_in_one_batch_is_one_grant",
+    ),
+    Mistake(
+        "batch-forgets-its-leases",
+        _SITTING,
+        "        self.leases[pair] = self._changed[held.number] = held\n",
+        "        self._changed[held.number] = held\n",
+        test="tests/custodian/ledger/test_together.py::test_together_is_one_after_another",
+    ),
+    Mistake(
         "answer-forgotten",
         _ASKS,
-        '    answers.remember(\n        tx,\n        instance=instance,\n        kind="lease",',
-        '    (lambda *_a, **_k: None)(\n        tx,\n        instance=instance,\n        kind="lease",',
+        "        sitting.remember(asker.id, ask.sequence, request, to_json(answer))\n",
+        "",
         test=f"{_T_ASKS}::test_the_same_ask_gets_the_same_answer_and_moves_nothing",
     ),
     Mistake(
         "sequence-reused-unseen",
         _ASKS,
-        "if is_equal(s.request, sha256(message)):",
-        "if s.request:",
+        "if is_equal(given[0], request):",
+        "if given[0]:",
         test=f"{_T_ASKS}::test_the_same_sequence_with_other_contents_is_a_conflict_and_an_alarm",
     ),
     # What settles --------------------------------------------------------------------------------
     Mistake(
         "settled-twice",
         _ASKS,
-        "settling = Units(max(0, min(ask.spent, s.granted) - s.settled))",
-        "settling = Units(min(ask.spent, s.granted))",
+        "settled = Units(max(0, min(ask.spent, held.granted) - held.settled))",
+        "settled = Units(min(ask.spent, held.granted))",
     ),
     Mistake(
         "settled-twice-by-heartbeat",
@@ -104,8 +120,8 @@ _ALL: Final = (
     Mistake(
         "counter-of-another-lease",
         _ASKS,
-        "if ask.lease == lease and ask.spent > claimed:",
-        "if ask.spent > claimed:",
+        "if held is None or ask.spent <= held.claimed or ask.lease != held.id:",
+        "if held is None or ask.spent <= held.claimed:",
         test=f"{_T_ASKS}::test_a_counter_for_another_lease_settles_nothing",
     ),
     Mistake(
@@ -117,8 +133,8 @@ _ALL: Final = (
     Mistake(
         "claim-not-clamped",
         _ASKS,
-        "settling = Units(max(0, min(ask.spent, s.granted) - s.settled))",
-        "settling = Units(max(0, ask.spent - s.settled))",
+        "settled = Units(max(0, min(ask.spent, held.granted) - held.settled))",
+        "settled = Units(max(0, ask.spent - held.settled))",
         test=f"{_T_ASKS}::test_a_claim_above_the_grant_is_clamped_and_an_alarm",
     ),
     # How leases end ------------------------------------------------------------------------------
@@ -172,8 +188,8 @@ _ALL: Final = (
     Mistake(
         "stop-not-asked",
         _ASKS,
-        'if situation.stopped == 0 or situation.loan_state != "active":',
-        'if situation.loan_state != "active":',
+        "    if ended or stopped == 0:\n",
+        "    if ended:\n",
     ),
     Mistake(
         "stop-covers-nobody", _STOPS, "for instance in covered:", "for instance in covered[:0]:"
@@ -264,14 +280,14 @@ _ALL: Final = (
     Mistake(
         "leaf-misread",
         _AUDIT,
-        "merkle.push(frontier, merkle.leaf_hash(leaf))\n    tx.execute",
-        "merkle.push(frontier, merkle.leaf_hash(leaf[:-1]))\n    tx.execute",
+        "merkle.push(frontier, merkle.leaf_hash(leaf))\n    rows",
+        "merkle.push(frontier, merkle.leaf_hash(leaf[:-1]))\n    rows",
     ),
     Mistake(
         "grant-misreported",
         _ASKS,
-        '"settled": terms.settling,\n        "units": units,',
-        '"settled": 0,\n        "units": units,',
+        '"settled": settled,\n            "units": decision,',
+        '"settled": 0,\n            "units": decision,',
     ),
     # The meter -----------------------------------------------------------------------------------
     Mistake(
@@ -446,8 +462,8 @@ _ALL: Final = (
     ),
     Mistake(
         "act-not-undone",
-        _SQLITE,
-        '        connection.execute("ROLLBACK TO act")\n',
+        _GROUP,
+        '            control("ROLLBACK TO SAVEPOINT act")\n',
         "",
         test="tests/custodian/store/test_stores.py::test_an_error_undoes_its_act_and_nothing_else",
     ),

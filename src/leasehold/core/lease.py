@@ -39,16 +39,14 @@ class Account(msgspec.Struct, frozen=True):
             raise BudgetExhausted(
                 about="units to lease", got=units, expected=f"<= {self.available}"
             )
-        return msgspec.structs.replace(self, outstanding=Units(self.outstanding + units))
+        outstanding = Units(self.outstanding + units)
+        return Account(self.granted, outstanding, self.settled, self.written_off)
 
     def settle(self, units: Units) -> Account:
         """Move units from outstanding to settled: they were served."""
         self._check_outstanding(units)
-        return msgspec.structs.replace(
-            self,
-            outstanding=Units(self.outstanding - units),
-            settled=Units(self.settled + units),
-        )
+        outstanding, settled = Units(self.outstanding - units), Units(self.settled + units)
+        return Account(self.granted, outstanding, settled, self.written_off)
 
     def release(self, units: Units) -> Account:
         """Move units from outstanding back to available: a closing report proved them unspent."""

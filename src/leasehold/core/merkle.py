@@ -40,11 +40,11 @@ def root(leaves: Sequence[bytes]) -> bytes:
 
 def push(frontier: list[tuple[int, bytes]], leaf: bytes) -> None:
     """Append a leaf hash to a frontier: the (size, hash) pairs of the complete subtrees, left to right."""
-    frontier.append((1, leaf))
-    while len(frontier) > 1 and frontier[-1][0] == frontier[-2][0]:
-        size, right = frontier.pop()
+    size, node = 1, leaf
+    while frontier and frontier[-1][0] == size:
         _, left = frontier.pop()
-        frontier.append((2 * size, node_hash(left, right)))
+        size, node = 2 * size, node_hash(left, node)
+    frontier.append((size, node))
 
 
 def frontier_root(frontier: Sequence[tuple[int, bytes]]) -> bytes:

@@ -10,17 +10,14 @@ from leasehold.core.messages import (
     ExtensionAsk,
     ExtensionQuery,
     FromCustodian,
-    FromEnclave,
     Heartbeat,
     HeartbeatAck,
-    LeaseAsk,
     LeaseClose,
     Problem,
     StopProof,
 )
 from leasehold.core.units import Instant
 from leasehold.custodian.ledger import (
-    asks,
     cosignatures,
     extensions,
     instances,
@@ -30,6 +27,8 @@ from leasehold.custodian.ledger import (
 from leasehold.custodian.settings import Keys
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import LeaseholdError, LoanStopped, UnknownThing
+
+Told = Heartbeat | LeaseClose | ExtensionAsk | ExtensionQuery | StopProof  # all but `asks.Ask`
 
 
 def refusal_of(tx: Tx, *, now: Instant, instance: str) -> LeaseholdError | None:
@@ -63,9 +62,7 @@ def orders_for(tx: Tx, instance: str) -> tuple[stops.Stop, ...]:
     )
 
 
-def decide(
-    tx: Tx, *, now: Instant, instance: str, message: FromEnclave, keys: Keys
-) -> FromCustodian:
+def decide(tx: Tx, *, now: Instant, instance: str, message: Told, keys: Keys) -> FromCustodian:
     """The answer to one message, with all that it changes.
 
     O-12: closing reports and proofs of stop only ever give rights back and carry the instance's own
@@ -84,8 +81,6 @@ def decide(
                 tx, now=now, instance=instance, beat=message, origin=keys.origin, key=keys.audit
             )
             return HeartbeatAck(sequence, now, head)
-        case LeaseAsk():
-            return asks.ask(tx, now=now, instance=instance, ask=message)
         case LeaseClose(statement=statement):
             return reports.close(tx, now=now, instance=instance, signed=statement)
         case ExtensionAsk():

@@ -25,6 +25,7 @@ from leasehold.core.messages import (
     FromCustodian,
     FromEnclave,
     Heartbeat,
+    LeaseAsk,
     LeaseClose,
     LeaseRefused,
     LoanTerms,
@@ -40,8 +41,9 @@ from leasehold.core.units import Instant, Units
 from leasehold.custodian import acts
 from leasehold.custodian.acts import PROGRESS, STOP
 from leasehold.custodian.appraise import Accepted, appraise, loan_of
-from leasehold.custodian.decide import decide, orders_for, refusal_of
+from leasehold.custodian.decide import Told, decide, orders_for, refusal_of
 from leasehold.custodian.ledger import (
+    asks,
     epoch,
     extensions,
     instances,
@@ -204,6 +206,17 @@ class Custodian:
         after which the enclave may ask again.
         """
 
+        if isinstance(message, LeaseAsk):
+            return [await self._lease(instance, message)]
+        return await self._hear(instance, message)
+
+    async def _lease(self, instance: str, ask: LeaseAsk) -> FromCustodian:
+        try:
+            return await self.ports.store.write(asks.Ask(self.ports.clock.now(), instance, ask))
+        except UnknownThing as problem:
+            return AttestAgain(_problem(problem))
+
+    async def _hear(self, instance: str, message: Told) -> list[FromCustodian]:
         def act(tx: Tx, now: Instant) -> tuple[FromCustodian, tuple[stops.Stop, ...]]:
             answer = decide(tx, now=now, instance=instance, message=message, keys=self.keys)
             beats = isinstance(message, Heartbeat)

@@ -17,7 +17,6 @@ from leasehold.core.messages import (
     CloseReport,
     LeaseAsk,
     LeaseGranted,
-    LeaseRefused,
     StopNoted,
     StopReport,
     Usage,
@@ -222,7 +221,7 @@ class Stage:
             lease,
         )
 
-    def send(self, ask: LeaseAsk, instance: str = "one") -> LeaseGranted | LeaseRefused:
+    def send(self, ask: LeaseAsk, instance: str = "one") -> asks.Answer:
         """Deliver an ask."""
         return self.do(lambda tx: asks.ask(tx, now=self.now, instance=instance, ask=ask))
 

@@ -6,10 +6,11 @@ import msgspec
 import pytest
 
 from leasehold.core.lease import LeasePolicy
-from leasehold.core.messages import LeaseAsk, LeaseGranted, LeaseRefused, Scope
+from leasehold.core.messages import AttestAgain, LeaseAsk, LeaseGranted, LeaseRefused, Scope
 from leasehold.core.units import DAY, Instant, Units
 from leasehold.custodian.ledger import (
     answers,
+    asks,
     consumers,
     grants,
     leases,
@@ -21,8 +22,8 @@ from leasehold.errors import BadMessage, UnknownThing
 from .stage import ADMIN, EXACT, STOPPER, Stage, key_id, ready
 
 
-def refused(answer: LeaseGranted | LeaseRefused) -> str:
-    assert isinstance(answer, LeaseRefused), answer
+def refused(answer: asks.Answer) -> str:
+    assert isinstance(answer, LeaseRefused | AttestAgain), answer
     return answer.problem.code
 
 

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from leasehold.core import merkle
-from leasehold.core.messages import LeaseAsk, LeaseGranted, LeaseRefused, Scope
+from leasehold.core.messages import AttestAgain, LeaseAsk, LeaseGranted, LeaseRefused, Scope
 from leasehold.core.units import DAY, MINUTE, SECOND, Duration, Instant, Units
 from leasehold.custodian.ledger import (
     audit,
@@ -98,6 +98,9 @@ class LedgerMachine(RuleBasedStateMachine):
         if answer is None:  # it has not been let in
             assert instance not in self.attested
             return
+        if isinstance(answer, AttestAgain):  # as good as never sent
+            assert answer.problem.code == "evidence_expired"
+            return
         self.asked.append((ask, instance, answer))
         if not isinstance(answer, LeaseGranted):
             return
@@ -142,9 +145,12 @@ class LedgerMachine(RuleBasedStateMachine):
         again = self.stage.send(ask, instance)
         if again == answer and instance not in self.stopped:
             assert self.stage.see(audit.head)[0] == size
+        elif isinstance(again, AttestAgain):
+            assert again.problem.code == "evidence_expired"
+            assert self.stage.see(audit.head)[0] == size
         elif again != answer:
             assert isinstance(again, LeaseRefused)
-            assert again.problem.code in ("loan_stopped", "evidence_expired", "invalid_api_key")
+            assert again.problem.code in ("loan_stopped", "invalid_api_key")
             assert self.stage.see(audit.head)[0] - size in (0, 1)
 
     @rule(data=st.data(), share=st.integers(0, 100), late=st.integers(0, 50))

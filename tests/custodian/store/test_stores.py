@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from leasehold.custodian.store import connection
 from leasehold.custodian.store.inline import InlineStore
-from leasehold.custodian.store.port import Store, Tx
+from leasehold.custodian.store.port import Store, Tx, many
 from leasehold.custodian.store.postgres import PostgresStore
 from leasehold.custodian.store.sqlite import SqliteStore
 from leasehold.errors import Conflict, StoreFailed, UnknownThing
@@ -74,6 +76,101 @@ async def test_an_error_undoes_its_act_and_nothing_else(store: Store) -> None:
     assert isinstance(results[1], UnknownThing)
     assert results[2] == "cid"
     assert await store.read(names) == ["ann", "cid"]
+
+
+class Added:
+    """An act that can be done with others of its kind: adds a consumer, or refuses to."""
+
+    alone: ClassVar[list[str]] = []
+    at_once: ClassVar[list[tuple[str, ...]]] = []
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, tx: Tx) -> str:
+        """By itself."""
+        self.alone.append(self.name)
+        (result,) = Added.do(tx, [self])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    @staticmethod
+    def together(tx: Tx, acts: Sequence[Added]) -> list[str | Exception]:
+        """All at once."""
+        Added.at_once.append(tuple(act.name for act in acts))
+        return Added.do(tx, acts)
+
+    @staticmethod
+    def do(tx: Tx, acts: Sequence[Added]) -> list[str | Exception]:
+        """By one statement."""
+        good = [act.name for act in acts if act.name != "bad"]
+        tx.execute_many("INSERT INTO consumers VALUES (?, ?)", [(name, 1) for name in good])
+        return [act.name if act.name != "bad" else UnknownThing(about="bad") for act in acts]
+
+
+async def grouped(store: Store, *acts: Callable[[Tx], object]) -> list[object]:
+    """Acts that wait for one commit, the first of which holds the writer up until all are there."""
+    there = threading.Event()
+    first = asyncio.create_task(store.write(lambda _: there.wait(10)))
+    await asyncio.sleep(0.05)
+    rest = [asyncio.create_task(store.write(act)) for act in acts]
+    await asyncio.sleep(0)
+    there.set()
+    assert await first
+    return await asyncio.gather(*rest, return_exceptions=True)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def grouping(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    Added.alone.clear()
+    Added.at_once.clear()
+    made: Store
+    if request.param == "sqlite":
+        made = SqliteStore.open(tmp_path / "ledger.db")
+    else:
+        made = PostgresStore.open(new_database(request.getfixturevalue("postgres")))
+    yield made
+    await made.close()
+
+
+async def test_acts_of_one_kind_are_done_together(grouping: Store) -> None:
+    """Those beside each other; each caller hears of its own."""
+    results = await grouped(
+        grouping, Added("ann"), Added("bad"), Added("bob"), add("x"), Added("z")
+    )
+    assert (results[0], results[2:]) == ("ann", ["bob", "x", "z"])
+    assert isinstance(results[1], UnknownThing)
+    assert Added.at_once == [("ann", "bad", "bob")]
+    assert Added.alone == ["z"]
+    assert await grouping.read(names) == ["ann", "bob", "x", "z"]
+
+
+async def test_what_fails_together_is_done_one_after_another(grouping: Store) -> None:
+    """A constraint does not say which act broke it: only that act may fail."""
+    await grouping.write(add("bob"))
+    results = await grouped(grouping, Added("ann"), Added("bob"), Added("cid"))
+    assert (results[0], results[2]) == ("ann", "cid")
+    assert isinstance(results[1], Conflict)
+    assert Added.alone == ["ann", "bob", "cid"]
+    assert await grouping.read(names) == ["ann", "bob", "cid"]
+
+
+async def test_many_rows_by_one_statement(store: Store) -> None:
+    def act(tx: Tx) -> list[object]:
+        tx.execute_many("INSERT INTO consumers VALUES (?, ?)", [("a", 1), ("b", 2), ("c", 3)])
+        wanted = [("c",), ("nobody",), ("a",), ("c",), ("b",)]
+        sql = (
+            "SELECT DISTINCT c.created FROM (VALUES (?)) AS q JOIN consumers c ON c.name = column1"
+        )
+        return sorted(row[0] for row in tx.execute(*many(sql, wanted)))
+
+    assert await store.write(act) == [1, 2, 3]
+    with pytest.raises(Conflict):
+        await store.write(
+            lambda tx: tx.execute_many("INSERT INTO consumers VALUES (?, ?)", [("d", 1), ("a", 1)])
+        )
+    assert await store.read(names) == ["a", "b", "c"]
 
 
 async def test_a_constraint_is_a_conflict(store: Store) -> None:

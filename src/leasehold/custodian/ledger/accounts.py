@@ -6,7 +6,7 @@ repeat the identity, so that no mistake here can overspend.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -14,19 +14,22 @@ import msgspec
 from leasehold.core.lease import Account
 from leasehold.core.units import Units
 from leasehold.custodian.ledger.checks import next_number
-from leasehold.custodian.store.port import Tx
+from leasehold.custodian.store.port import Tx, many
 from leasehold.errors import BooksWrong
 
 Kind = Literal["loan", "grant", "key"]
 
 _LOAD = """
-SELECT id, granted, outstanding, settled, written_off FROM accounts WHERE id IN (?, ?, ?)
+WITH wanted (id) AS (VALUES (?))
+SELECT a.id, a.granted, a.outstanding, a.settled, a.written_off
+FROM wanted w JOIN accounts a ON a.id = w.id
 """
 _MOVE = """
 UPDATE accounts SET granted = granted + ?, outstanding = outstanding + ?, settled = settled + ?,
     written_off = written_off + ?
-WHERE id IN (?, ?, ?)
+WHERE id = ?
 """
+Step = tuple[int, int, int, int]  # what is added to granted, outstanding, settled, written off
 
 
 class Path(msgspec.Struct, frozen=True):
@@ -38,7 +41,7 @@ class Path(msgspec.Struct, frozen=True):
     @property
     def available(self) -> Units:
         """What may be leased on the whole path."""
-        return min(account.available for account in self.accounts)
+        return min([account.available for account in self.accounts])
 
     @property
     def loan(self) -> Account:
@@ -73,10 +76,17 @@ def open_account(tx: Tx, *, kind: Kind, parent: int | None, account: Account) ->
 def load_path(tx: Tx, loan: int, grant: int | None = None, cap: int | None = None) -> Path:
     """Read the accounts of a path, or the loan's alone. Raises BooksWrong where one is missing."""
     numbers = tuple(number for number in (loan, grant, cap) if number is not None)
-    found = {row[0]: Account(*row[1:]) for row in tx.execute(_LOAD, _three(numbers))}
-    if len(found) != len(numbers):
-        raise BooksWrong(about="accounts", got=sorted(found), expected=sorted(numbers))
+    found = load(tx, numbers)
     return Path(numbers, tuple(found[number] for number in numbers))
+
+
+def load(tx: Tx, numbers: Sequence[int]) -> dict[int, Account]:
+    """Accounts by their numbers, at least one. Raises BooksWrong where one is missing."""
+    rows = tx.execute(*many(_LOAD, [(number,) for number in numbers]))
+    found = {row[0]: Account(*row[1:]) for row in rows}
+    if missing := set(numbers) - found.keys():
+        raise BooksWrong(about="accounts", got=sorted(found), expected=sorted(missing))
+    return found
 
 
 def move(tx: Tx, path: Path, change: Callable[[Account], Account]) -> Path:
@@ -84,23 +94,27 @@ def move(tx: Tx, path: Path, change: Callable[[Account], Account]) -> Path:
 
     Raises what the transition raises (BudgetExhausted, Conflict), before anything is written.
     """
-    moved = tuple(change(account) for account in path.accounts)
-    steps = {
-        (
-            after.granted - before.granted,
-            after.outstanding - before.outstanding,
-            after.settled - before.settled,
-            after.written_off - before.written_off,
-        )
-        for before, after in zip(path.accounts, moved, strict=True)
-    }
-    if len(steps) != 1:
-        raise BooksWrong(about="a move", got=len(steps), expected="the same amounts at every node")
-    step = steps.pop()
-    if any(step):
-        tx.execute(_MOVE, (*step, *_three(path.numbers)))
+    moved = tuple([change(account) for account in path.accounts])
+    added = step(path.accounts[0], moved[0])
+    for before, after in zip(path.accounts[1:], moved[1:], strict=True):
+        if step(before, after) != added:
+            raise BooksWrong(about="a move", got=added, expected="the same amounts at every node")
+    write(tx, dict.fromkeys(path.numbers, added))
     return Path(path.numbers, moved)
 
 
-def _three(numbers: tuple[int, ...]) -> tuple[int, int, int]:
-    return (numbers[0], numbers[min(1, len(numbers) - 1)], numbers[-1])
+def write(tx: Tx, steps: Mapping[int, Step]) -> None:
+    """Add to accounts, by their numbers. Raises Conflict where the schema finds it to overspend."""
+    rows = [(*added, number) for number, added in steps.items() if any(added)]
+    if rows:
+        tx.execute_many(_MOVE, rows)
+
+
+def step(before: Account, after: Account) -> Step:
+    """What was added to each term."""
+    return (
+        after.granted - before.granted,
+        after.outstanding - before.outstanding,
+        after.settled - before.settled,
+        after.written_off - before.written_off,
+    )

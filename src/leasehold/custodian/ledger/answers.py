@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from leasehold.core.crypto import is_equal, sha256
@@ -9,6 +10,7 @@ from leasehold.custodian.store.port import Tx
 from leasehold.errors import Conflict
 
 Kind = Literal["lease", "extension"]
+Answer = tuple[str, Kind, int, bytes, bytes]  # instance, kind, sequence, request's hash, answer
 
 ANSWERS_KEPT: Final = (
     16_384  # by sequence number; an enclave repeats itself for ten seconds at most
@@ -33,16 +35,25 @@ def remember(
     tx: Tx, *, instance: str, kind: Kind, sequence: int, request: bytes, answer: bytes
 ) -> None:
     """Keep an answer."""
-    tx.execute(
+    remember_all(tx, [(instance, kind, sequence, sha256(request), answer)])
+
+
+def remember_all(tx: Tx, given: Sequence[Answer]) -> None:
+    """Keep answers."""
+    tx.execute_many(
         "INSERT INTO answers (instance, kind, sequence, request, answer) VALUES (?, ?, ?, ?, ?)",
-        (instance, kind, sequence, sha256(request), answer),
+        given,
     )
 
 
-def forget_old(tx: Tx, *, instance: str, sequence: int, floor: int) -> None:
-    """Now and then drop the oldest answers; from then on asks that old are refused, not answered anew."""
+def forget_old(tx: Tx, *, instance: str, sequence: int, floor: int) -> int:
+    """Now and then drop the oldest answers; from then on asks that old are refused, not answered anew.
+
+    Returns the floor, up to which they are refused.
+    """
     if sequence - floor <= 2 * ANSWERS_KEPT:
-        return
+        return floor
     floor = sequence - ANSWERS_KEPT
     tx.execute("UPDATE instances SET floor = ? WHERE id = ?", (floor, instance))
     tx.execute("DELETE FROM answers WHERE instance = ? AND sequence <= ?", (instance, floor))
+    return floor

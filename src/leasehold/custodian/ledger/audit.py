@@ -6,6 +6,7 @@ Spec: docs/spec/ledger.md, A-1, A-2 and A-4. Refuses to know: what the entries m
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import msgspec
@@ -44,19 +45,32 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def append(tx: Tx, *, now: Instant, actor: str, kind: str, detail: Detail) -> int:
     """A-1, A-2: add an entry and return its index, counted from 0. `detail` holds JSON values, no floats."""
-    size, old = _frontier(tx)
+    page: list[bytes] | None = tx.memo.get("page")
+    index = _frontier(tx)[0] + len(page or ())
     leaf = _SORTED.encode(
-        {"index": size, "at": now, "actor": actor, "kind": kind, "detail": detail}
+        {"index": index, "at": now, "actor": actor, "kind": kind, "detail": detail}
     )
-    frontier = list(old)
-    merkle.push(frontier, merkle.leaf_hash(leaf))
-    tx.execute("INSERT INTO log (position, leaf) VALUES (?, ?)", (size, leaf))
-    tx.execute(
-        "UPDATE log_head SET size = ?, frontier = ?",
-        (size + 1, b"".join([node for _, node in frontier])),
-    )
-    tx.memo["log"] = (size + 1, tuple(frontier))
-    return size
+    if page is None:
+        _write(tx, [leaf])
+    else:
+        page.append(leaf)
+    return index
+
+
+@contextmanager
+def one_page(tx: Tx) -> Iterator[None]:
+    """Write the entries that are appended inside together, at the end; none where an error ends it.
+
+    Nothing inside may look at the log.
+    """
+    page: list[bytes] = []
+    tx.memo["page"] = page
+    try:
+        yield
+    finally:
+        del tx.memo["page"]
+    if page:
+        _write(tx, page)
 
 
 def head(tx: Tx) -> tuple[int, bytes]:
@@ -130,10 +144,27 @@ def check_log(tx: Tx) -> None:
         )
 
 
+def _write(tx: Tx, leaves: Sequence[bytes]) -> None:
+    size, old = _frontier(tx)
+    frontier = list(old)
+    for leaf in leaves:
+        merkle.push(frontier, merkle.leaf_hash(leaf))
+    rows = list(enumerate(leaves, size))
+    tx.execute_many("INSERT INTO log (position, leaf) VALUES (?, ?)", rows)
+    size += len(leaves)
+    tx.execute(
+        "UPDATE log_head SET size = ?, frontier = ?",
+        (size, b"".join([node for _, node in frontier])),
+    )
+    tx.memo["log"] = (size, tuple(frontier))
+
+
 def _frontier(tx: Tx) -> tuple[int, Frontier]:
     """The log's size and frontier, read from the database once in a transaction."""
     known: tuple[int, Frontier] | None = tx.memo.get("log")
-    return known or _stored_frontier(tx)
+    if known is None:
+        known = tx.memo["log"] = _stored_frontier(tx)
+    return known
 
 
 def _stored_frontier(tx: Tx) -> tuple[int, Frontier]:

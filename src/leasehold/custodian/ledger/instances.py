@@ -217,23 +217,28 @@ def check_speaks(tx: Tx, *, now: Instant, instance: str) -> Instance:
     speaker = show_instance(tx, instance)
     current = speaker.epoch == tx.execute(_EPOCH)[0][0]
     refusal = speech_refusal(
-        speaker.state, current=current, evidence_expires=speaker.evidence_expires, now=now
+        speaker.state,
+        current=current,
+        evidence_expires=speaker.evidence_expires,
+        refusal=speaker.refusal,
+        now=now,
     )
-    if isinstance(refusal, EvidenceExpired) and speaker.refusal:
-        raise from_wire(*speaker.refusal.split(" ", 1))
     if refusal is not None:
         raise refusal
     return speaker
 
 
 def speech_refusal(
-    state: State, *, current: bool, evidence_expires: Instant, now: Instant
+    state: State, *, current: bool, evidence_expires: Instant, now: Instant, refusal: str = ""
 ) -> LeaseholdError | None:
-    """Why an instance may not act: it was stopped, or must attest (again); None where it may."""
+    """Why an instance may not act: it was stopped, or must attest (again); None where it may.
+
+    `refusal` is what evidence that was ended (N-10) was ended for, empty where it was not.
+    """
     if state in ("stopping", "stopped"):
         return LoanStopped(about="instance", got=state)
     if state != "live" or not current or evidence_expires <= now:
-        return EvidenceExpired(about="instance")
+        return from_wire(*refusal.split(" ", 1)) if refusal else EvidenceExpired(about="instance")
     return None
 
 

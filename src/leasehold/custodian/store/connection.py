@@ -53,6 +53,13 @@ class SqliteTx:
         except sqlite3.IntegrityError as cause:
             raise Conflict(about="the ledger's constraints", got=str(cause)) from cause
 
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+        """See `port.Tx`."""
+        try:
+            self._cursor.executemany(sql, rows)
+        except sqlite3.IntegrityError as cause:
+            raise Conflict(about="the ledger's constraints", got=str(cause)) from cause
+
     def tell(self, news: str) -> None:
         """See `port.Tx`: there is no other replica."""
 

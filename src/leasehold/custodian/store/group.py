@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
+from itertools import groupby
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -30,6 +32,13 @@ class Outcome:
     def __init__(self, error: Exception | None = None) -> None:
         self.value: Any = None
         self.error = error
+
+    @classmethod
+    def of(cls, result: Any) -> Outcome:
+        """What became of one of several acts: a value, or an exception instead of it."""
+        outcome = cls(result if isinstance(result, Exception) else None)
+        outcome.value = result
+        return outcome
 
     def __enter__(self) -> Outcome:
         return self
@@ -59,6 +68,43 @@ class Job:
 
 
 Commit = Callable[[list[Job]], list[Outcome]]
+
+
+def run_group(
+    tx: Tx,
+    acts: Sequence[Callable[[Tx], Any]],
+    *,
+    control: Callable[[str], object],
+    is_world: Callable[[BaseException], bool],
+) -> list[Outcome]:
+    """Run acts in one transaction so that one's failure undoes nothing of another's.
+
+    `control` runs a statement that governs the transaction. Raises what the world did (`is_world`).
+    """
+
+    def run(act: Callable[[Tx], Any]) -> Outcome:
+        control("SAVEPOINT act")
+        memo = dict(tx.memo)
+        with Outcome() as outcome:
+            outcome.value = act(tx)
+        if outcome.error is not None:
+            if is_world(outcome.error):
+                raise outcome.error
+            control("ROLLBACK TO SAVEPOINT act")
+            tx.memo = memo
+        control("RELEASE SAVEPOINT act")
+        return outcome
+
+    outcomes: list[Outcome] = []
+    for together, alike in groupby(acts, key=lambda act: getattr(act, "together", None)):
+        some = list(alike)
+        if together is not None and len(some) > 1:
+            done = run(partial(together, acts=some))
+            if done.error is None:
+                outcomes += [Outcome.of(result) for result in done.value]
+                continue
+        outcomes += [run(act) for act in some]
+    return outcomes
 
 
 class GroupWriter:

@@ -7,6 +7,7 @@ below 2^63, text and bytes; no floats. Refuses to know: what the tables mean.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -21,7 +22,7 @@ class Tx(Protocol):
     memo: dict[str, Any]
     """What acts leave for later acts of the same transaction; as it was again where an act is undone.
 
-    Values are immutable, and always something that the tables say too.
+    Values are immutable, and always something that the tables say too, or will before the act ends.
     """
 
     def execute(self, sql: str, params: Sequence[Value] = ()) -> list[Row]:
@@ -31,12 +32,21 @@ class Tx(Protocol):
         is to let it pass.
         """
 
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+        """Run one statement that has no result for every row of values. Raises Conflict, as `execute`."""
+
     def tell(self, news: str) -> None:
         """Let every other replica hear these few words once the act is durable (L-10)."""
 
 
 class Store(Protocol):
-    """Runs acts. Every one is atomic: an exception in an act undoes that act and nothing else."""
+    """Runs acts. Every one is atomic: an exception in an act undoes that act and nothing else.
+
+    An act may have an attribute `together`: a function of a Tx and a sequence of acts with this very
+    attribute. It does what they would do one after another, in fewer statements, and returns for each
+    what it would have returned or the exception it would have raised. Where it raises, nothing of it
+    stays, and the acts are run one after another.
+    """
 
     async def write(self, act: Callable[[Tx], T]) -> T:
         """Run `act` in a transaction that is on disk before this returns.
@@ -60,3 +70,20 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Finish what was handed in, then let go of the files. Later calls raise StoreFailed."""
+
+
+def many(sql: str, rows: Sequence[Sequence[Value]]) -> tuple[str, list[Value]]:
+    """A statement with one `VALUES (?, ...)` in it, and its values, for any number of rows but 0.
+
+    The last row is repeated up to a power of two, so that a database sees few different statements: the
+    statement must not mind.
+    """
+    count = 1 << (len(rows) - 1).bit_length()
+    values = [value for row in rows for value in row]
+    return _many(sql, len(rows[0]), count), values + [*rows[-1]] * (count - len(rows))
+
+
+@lru_cache(maxsize=128)
+def _many(sql: str, columns: int, count: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return sql.replace(f"VALUES {row}", f"VALUES {', '.join([row] * count)}")

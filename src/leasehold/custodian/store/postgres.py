@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from leasehold.custodian.store.group import GroupWriter, Job, Outcome
+from leasehold.custodian.store.group import GroupWriter, Job, Outcome, run_group
 from leasehold.custodian.store.pgconnection import (
     CHANNEL,
     LOCK,
@@ -153,7 +153,8 @@ class PostgresStore:
             connection.execute("BEGIN")
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
             tx = PgTx(connection, self._replica)
-            outcomes = [_run_act(connection, tx, job.act) for job in jobs]
+            acts = [job.act for job in jobs]
+            outcomes = run_group(tx, acts, control=connection.execute, is_world=is_world)
             connection.execute("COMMIT")
         except Error as cause:
             self._connection = None
@@ -184,21 +185,6 @@ class PostgresStore:
                 time.sleep(LISTEN_AGAIN_SECONDS)
             finally:
                 connection.close()
-
-
-def _run_act(connection: Connection, tx: PgTx, act: Callable[[Tx], Any]) -> Outcome:
-    """Run one act of a group so that its failure undoes nothing else."""
-    connection.execute("SAVEPOINT act")
-    memo = dict(tx.memo)
-    with Outcome() as outcome:
-        outcome.value = act(tx)
-    if isinstance(outcome.error, Error) and is_world(outcome.error):
-        raise outcome.error
-    if outcome.error is not None:
-        connection.execute("ROLLBACK TO SAVEPOINT act")
-        tx.memo = memo
-    connection.execute("RELEASE SAVEPOINT act")
-    return outcome
 
 
 def _roll_back(connection: Connection) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from leasehold.core.units import SECOND, Duration
 from leasehold.custodian.store.connection import (
@@ -22,7 +22,7 @@ from leasehold.custodian.store.connection import (
     settle,
     store_failed,
 )
-from leasehold.custodian.store.group import GroupWriter, Job, Outcome
+from leasehold.custodian.store.group import GroupWriter, Job, Outcome, run_group
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import StoreFailed
 
@@ -130,7 +130,8 @@ class SqliteStore:
         try:
             connection.execute("BEGIN IMMEDIATE")
             tx = SqliteTx(connection)
-            outcomes = [_run_act(connection, tx, job.act) for job in jobs]
+            acts = [job.act for job in jobs]
+            outcomes = run_group(tx, acts, control=connection.execute, is_world=is_world)
             connection.execute("COMMIT")
         except sqlite3.Error as cause:
             self._abandon(connection, cause)
@@ -157,18 +158,3 @@ class SqliteStore:
             self._connection = None
             with suppress(sqlite3.Error):
                 connection.close()
-
-
-def _run_act(connection: sqlite3.Connection, tx: SqliteTx, act: Callable[[Tx], Any]) -> Outcome:
-    """Run one act of a group so that its failure undoes nothing else."""
-    connection.execute("SAVEPOINT act")
-    memo = dict(tx.memo)
-    with Outcome() as outcome:
-        outcome.value = act(tx)
-    if isinstance(outcome.error, sqlite3.Error) and is_world(outcome.error):
-        raise outcome.error
-    if outcome.error is not None:
-        connection.execute("ROLLBACK TO act")
-        tx.memo = memo
-    connection.execute("RELEASE act")
-    return outcome
