@@ -53,7 +53,7 @@ class Scissors:
         self.at = None
         if self.when is When.AFTER:
             cursor = statement()
-            if cursor.description is not None:
+            if cursor is not None and cursor.description is not None:
                 cursor.fetchall()
         raise self.fail(real)
 
