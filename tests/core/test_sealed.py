@@ -126,6 +126,16 @@ def test_the_digest_is_the_hash_of_the_signed_payload() -> None:
     assert again == model
 
 
+def test_s3_a_model_signature_is_part_of_the_digest_and_may_be_missing() -> None:
+    _, bare = write_header(header(b"abc"), ROOT)
+    assert b"model_signature" not in to_json(header(b"abc"))
+    _, model = write_header(header(b"abc", model_signature=b"a bundle"), ROOT)
+    assert model.header.model_signature == b"a bundle"
+    assert model.digest != bare.digest
+    with pytest.raises(BadSealedModel, match="model_signature"):
+        write_header(header(b"abc", model_signature=b"x" * (1 << 19) + b"x"), ROOT)
+
+
 @pytest.mark.parametrize(
     "data",
     [

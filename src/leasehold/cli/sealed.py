@@ -14,15 +14,16 @@ from typing import Any, Final
 import click
 
 from leasehold.cli import output
-from leasehold.cli.access import as_json, unlock
+from leasehold.cli.access import as_json, read_bytes, unlock, write_bytes
 from leasehold.core.encoding import unhex
 from leasehold.core.sealed import SealedHeader
 from leasehold.core.streaming import KEY_BYTES
+from leasehold.custodian.model_signing import SignerKey, check_model_signature, signer_hint
 from leasehold.custodian.private_files import read_seed
 from leasehold.custodian.release import FolderKeys
 from leasehold.custodian.sealed_file import Claim, Progress, read_claim, verify_sealed
 from leasehold.custodian.settings import read_keys
-from leasehold.errors import BadSetting
+from leasehold.errors import BadSetting, BadSignature, UnknownThing
 
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 _STEPS: Final = 1000
@@ -70,7 +71,17 @@ def inspect(*, file: Path, root: str | None, as_json: bool) -> None:
     metavar="DIR",
     help="Take root key and model key from this custodian's folder.",
 )
-def verify(*, file: Path, root: str | None, key_file: Path | None, folder: Path | None) -> None:
+@click.option(
+    "--model-signer", "signer", type=_FILE, help="Also want a model signature under this key (PEM)."
+)
+def verify(
+    *,
+    file: Path,
+    root: str | None,
+    key_file: Path | None,
+    folder: Path | None,
+    signer: Path | None,
+) -> None:
     """Verify the sealed FILE: the signature and its length; with the model key also every byte.
 
     Prints the model digest and nothing else where all is good.
@@ -85,13 +96,38 @@ def verify(*, file: Path, root: str | None, key_file: Path | None, folder: Path 
         public, key = _root(root), None
     if key_file is not None:
         key = read_seed(key_file, KEY_BYTES)
+    maker = None if signer is None else SignerKey.load(read_bytes(signer))
     with progress("Verifying") as tell:
         model = verify_sealed(file, root_public=public, model_key=key, on_progress=tell)
+    if maker is not None:
+        _check_maker(model.header, maker)
     click.echo(model.digest.hex())
     if key is None:
         output.write_note(
             "Signature and length are good; the contents were not checked, for want of the model key."
         )
+
+
+@command.command()
+@click.argument("file", type=_FILE)
+@click.option("--out", type=_FILE, help="Default: standard output.")
+def signature(*, file: Path, out: Path | None) -> None:
+    """Write out the model signature in FILE, for the OpenSSF's own tool; nothing is checked."""
+    found = read_claim(file).header.model_signature
+    if not found:
+        raise UnknownThing(about=f"model signature in {file}")
+    write_bytes(out, found)
+
+
+def _check_maker(header: SealedHeader, maker: SignerKey) -> None:
+    if not header.model_signature:
+        raise BadSignature(about="model signature", got="none", expected=f"key {maker.hint}")
+    check_model_signature(header.model_signature, header.files, signer=maker)
+
+
+def show_signature(header: SealedHeader) -> str:
+    """Whose model signature a header carries; not a word on whether it is good."""
+    return f"key {signer_hint(header.model_signature)}" if header.model_signature else "none"
 
 
 def write_digests(header: SealedHeader) -> None:
@@ -119,6 +155,7 @@ def _describe(claim: Claim, root: str | None) -> dict[str, Any]:
         **{name: _printable(text) for name, text in texts.items()},
         "digest": claim.digest.hex(),
         "signed by": f"root {root}" if root else "not checked",
+        "model signature": _printable(show_signature(header)),
         "sealed bytes": claim.sealed_bytes,
         "bytes": sum(file.size for file in header.files),
         "whole": claim.is_whole,

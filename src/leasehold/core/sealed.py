@@ -42,6 +42,7 @@ FILE_BYTES_MAX: Final = (
 NAME_BYTES_MAX: Final = 255  # NAME_MAX of Linux
 TEXT_BYTES_MAX: Final = 4 * KIB
 MODEL_ID_BYTES: Final = 32
+MODEL_SIGNATURE_BYTES_MAX: Final = 512 * KIB  # of a thousand files about 200 KiB
 SPAN_SEGMENTS: Final = 8  # what is fetched at once: 8 MiB, so that a round trip costs little
 SPAN_BYTES_MAX: Final = SPAN_SEGMENTS * SEGMENT_BYTES
 
@@ -63,7 +64,7 @@ class SealedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
 
 
-class SealedHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SealedHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the custodian signs: what the model is, and how its ciphertext lies in the file."""
 
     format: Literal[1]
@@ -74,6 +75,7 @@ class SealedHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model_id: Annotated[bytes, msgspec.Meta(min_length=MODEL_ID_BYTES, max_length=MODEL_ID_BYTES)]
     key_check: _Digest
     files: Annotated[tuple[SealedFile, ...], msgspec.Meta(min_length=1, max_length=FILES_MAX)]
+    model_signature: Annotated[bytes, msgspec.Meta(max_length=MODEL_SIGNATURE_BYTES_MAX)] = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
@@ -21,6 +21,7 @@ from leasehold.core.sealed import (
     FILES_MAX,
     MODEL_ID_BYTES,
     OpenModel,
+    SealedFile,
     SealedHeader,
     SealedModel,
     check_name,
@@ -36,6 +37,9 @@ from leasehold.core.streaming import (
 from leasehold.custodian.headers import lay_out, new_stream_header, write_header
 from leasehold.custodian.sealed_file import Meter, Progress, is_filled, trouble
 from leasehold.errors import AlreadyExists, BadModel, BadSealedModel
+
+Endorse = Callable[[Sequence[SealedFile]], bytes]
+"""Gives the model signature (S-17) over these files, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +65,14 @@ def seal_folder(
     licence: str,
     root_key: SigningKey,
     entropy: Entropy,
+    endorse: Endorse = lambda _files: b"",
     on_progress: Progress = lambda _done, _total: None,
 ) -> Sealed:
     """S-8, S-9: hash every file, sign the header, encrypt; `out` appears whole or not at all.
 
     `name`, `version`, `engine` and `licence` are what a folder does not say. Progress counts every
-    byte twice, once for each pass. Raises BadModel, AlreadyExists, FileTrouble.
+    byte twice, once for each pass. `endorse` is called between the passes, and gives the model
+    signature that the header carries, or refuses. Raises BadModel, AlreadyExists, FileTrouble.
     """
     if out.exists():
         raise AlreadyExists(about="sealed file", got=out)
@@ -77,7 +83,7 @@ def seal_folder(
     laid = []
     for file, size in zip(names, sizes, strict=True):
         laid.append((file, size, _hash(folder / file, size, meter), new_stream_header(entropy)))
-    key, model_id = entropy(KEY_BYTES), entropy(MODEL_ID_BYTES)
+    key, model_id, files = entropy(KEY_BYTES), entropy(MODEL_ID_BYTES), lay_out(laid)
     header = SealedHeader(
         format=1,
         name=name,
@@ -86,7 +92,8 @@ def seal_folder(
         licence=licence,
         model_id=model_id,
         key_check=key_check(key, model_id),
-        files=lay_out(laid),
+        files=files,
+        model_signature=endorse(files),
     )
     start, model = write_header(header, root_key)
     opened = OpenModel(model, key)
