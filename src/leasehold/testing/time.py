@@ -31,12 +31,14 @@ class _Instantly(selectors.BaseSelector):
         return self._real.unregister(fileobj)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = self._real.select(0)
-        if not ready:
-            if timeout is None:
+        if timeout is None:
+            ready = self._real.select(0)
+            if not ready:
                 raise RuntimeError("the simulated world stands still: everybody waits for ever")
-            self.seconds += max(0.0, timeout)
-        return ready
+            return ready
+        if timeout > 0:
+            self.seconds += timeout
+        return []  # there is nothing outside the world to hear of, so the system is not asked
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
         return self._real.get_map()

@@ -61,7 +61,7 @@ class Disk:
         try:
             result = await self.inside.write(act)
         finally:
-            await self.inside.read(self.watch)
+            self.inside.peek(self.watch)
         await self._step(life, Moment.AFTER)
         if self.lie and self.luck.random() < self.lie:
             raise StoreFailed(about="simulated disk", got="no answer to a commit")

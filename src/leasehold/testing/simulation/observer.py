@@ -38,6 +38,7 @@ FROM leases e JOIN keys k ON k.id = e.key
 _GRANTS: Final = """
 SELECT g.consumer, a.granted, a.settled + a.written_off FROM grants g JOIN accounts a ON a.id = g.account
 """
+_CODES: Final = frozenset(codes())
 _LOANS: Final = "SELECT a.granted FROM loans l JOIN accounts a ON a.id = l.account"
 
 Who = tuple[str, bytes]  # an instance and the hash of a key
@@ -225,7 +226,7 @@ class Observer:
     def answered(self, status: int, code: str | None) -> None:
         """Invariant 10: every refusal has a reason."""
         self.events[f"answer {status} {code or ''}".strip()] += 1
-        if (status >= 400 or code is not None) and code not in codes():
+        if (status >= 400 or code is not None) and code not in _CODES:
             self.fail(10, f"an answer {status} with code {code!r}")
         if status == 0 or code == "internal_error":
             self.fail(10, f"an answer {status} {code}")
@@ -263,9 +264,14 @@ class Observer:
         held = sum(row[5] - row[6] for row in rows if row[8] == "open")
         if held > self.policy.outstanding_max:
             self.fail(4, f"{held} units are out, the loan allows {self.policy.outstanding_max}")
+        usages: dict[str, dict[str, int]] = {}
         for number, epoch, instance, key_hash, consumer, granted, settled, released, _ in rows:
-            self._check_charged(f"{epoch}-{number}", instance, settled)
             owner, name = (instance, key_hash), f"{epoch}-{number}"
+            if instance not in usages:
+                usages[instance] = self._usage(instance)
+            usage = usages[instance]
+            if name in usage and settled > usage[name]:
+                self.fail(2, f"lease {name}: settled {settled}, served {usage[name]}")
             lease = self._leases.setdefault(name, _Lease(owner, consumer))
             if lease.owner != owner:
                 self.fail(7, f"lease id {name} was used twice")
@@ -275,14 +281,12 @@ class Observer:
                 if instance in self.seen:
                     self._check_covered(owner)
 
-    def _check_charged(self, lease: str, instance: str, settled: int) -> None:
+    def _usage(self, instance: str) -> dict[str, int]:
         """Invariant 2, from the other side: nobody is charged for what no enclave says it served."""
         sight = self.seen.get(instance)
         if sight is None or sight.rogue:
-            return
-        usage = {one.lease: one.spent for one in sight.box.enclave.meter.usage()}
-        if lease in usage and settled > usage[lease]:
-            self.fail(2, f"lease {lease}: settled {settled}, served {usage[lease]}")
+            return {}
+        return {one.lease: one.spent for one in sight.box.enclave.meter.usage()}
 
     def _look_at_grants(self, tx: Tx) -> None:
         for consumer, granted, spent in tx.execute(_GRANTS):
