@@ -256,6 +256,41 @@ def test_a_stop_that_is_not_proved_in_time_says_what_is_left(desk: Desk) -> None
     assert f"Not yet proved: {guest.id}" in output
 
 
+def test_a_stop_with_notice_is_shown_hastened_and_called_off(desk: Desk) -> None:
+    desk.lend()
+    desk.guest()
+    words = ("stop", "loan", LOAN, "--reason", "maintenance")
+    said = desk.run(*words, "--notice", "10m", "--drain", "30s")
+    assert "Stop 1 of loan clinic will begin by itself at" in said
+    first = desk.json(*words, "--notice", "2h")["stop"]
+    assert (first["phase"], first["ends"] - first["begins"]) == ("notice", 30_000)
+    hastened = desk.json(*words, "--notice", "5m")["stop"]
+    assert (hastened["id"], hastened["begins"] < first["begins"]) == (1, True)
+    assert "\tnotice\t" in desk.run("resume")
+    assert "Stop 1 is called off." in desk.run("resume", "1", "--reason", "not needed")
+    assert {one["state"] for one in desk.json("instances")} == {"live"}
+    assert desk.json("resume") == []
+
+
+def test_a_stop_with_a_drain_waits_for_every_proof(desk: Desk) -> None:
+    desk.lend()
+    guest = desk.guest()
+    words = ("stop", "loan", LOAN, "--reason", "enough", "--drain", "30s", "--wait")
+    output = desk.run(*words)
+    assert "Nothing is leased and nobody admitted" in output
+    assert f"{guest.id} proved that it stopped" in output
+    assert "It is complete" in output
+
+
+def test_how_a_stop_may_not_come(desk: Desk) -> None:
+    desk.lend()
+    words = ("stop", "consumer", "alice", "--reason", "x")
+    desk.refused("invalid_request", 2, *words, "--drain", "10s")
+    assert "of 60 minutes at most" in desk.run(*words, "--drain", "2h", code=2)
+    assert "of 90 days at most" in desk.run(*words, "--notice", "91d", code=2)
+    assert desk.json("resume") == []
+
+
 def test_a_stop_of_everything_and_of_a_consumer(desk: Desk) -> None:
     desk.lend()
     assert "Stop 1 of consumer alice" in desk.run("stop", "consumer", "alice", "--reason", "x")

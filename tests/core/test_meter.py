@@ -131,6 +131,36 @@ def test_after_the_end_of_all_nothing_is_granted() -> None:
     assert meter.credit(other, asked_at=at(0), now=at(0)) is Credit.STRAY
 
 
+def test_a_drain_admits_nobody_and_lets_tickets_spend_what_is_leased() -> None:
+    """N-11: up to its end, which a repetition does not put off."""
+    meter = filled(10)
+    ticket = admit(meter, 4)
+    meter.drain(LoanStopped(about="maintenance"), until=at(500))
+    meter.drain(LoanStopped(about="again"), until=at(900))
+    outcome = meter.admit(KEY, least=Units(1), want=Units(1), now=at(1))
+    assert isinstance(outcome, Denied)
+    assert isinstance(outcome.error, LoanStopped)
+    assert "maintenance" in outcome.error.message
+    meter.spend(ticket, Units(4), now=at(10))
+    assert meter.top_up(ticket, Units(9)) == 6
+    meter.spend(ticket, Units(1), now=at(499))
+    with pytest.raises(LoanStopped):
+        meter.spend(ticket, Units(1), now=at(500))
+
+
+def test_a_drain_renews_nothing_and_takes_no_time_from_a_late_grant() -> None:
+    meter = filled(10)
+    ticket = admit(meter, 4)
+    meter.drain(LoanStopped(about="maintenance"), until=at(5_000))
+    assert meter.due(now=at(600), idle=10_000) == []
+    assert meter.credit(grant(20), asked_at=at(600), now=at(700)) is Credit.TAKEN
+    assert meter.credit(grant(9, lease="1-2"), asked_at=at(600), now=at(700)) is Credit.STRAY
+    with pytest.raises(LoanStopped):  # its own lease was over before the drain was
+        meter.spend(ticket, Units(1), now=at(1000))
+    assert meter.due(now=at(1000), idle=10_000) == []
+    assert isinstance(ticket.purse.ended, LoanStopped)
+
+
 def test_leases_of_an_older_epoch_are_void() -> None:
     """T28: a restored ledger burned them; what is under way from them ends as well."""
     meter = Meter()

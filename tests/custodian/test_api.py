@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,18 @@ from leasehold.core import merkle
 from leasehold.core.crypto import SigningKey, sha256
 from leasehold.core.encoding import b64, from_json, to_json
 from leasehold.core.lease import LeasePolicy
-from leasehold.core.messages import MESSAGE_BYTES_MAX, Attest, Problem, Release
+from leasehold.core.messages import (
+    MESSAGE_BYTES_MAX,
+    STOP_ORDER_KIND,
+    Attest,
+    HeartbeatAck,
+    Problem,
+    Release,
+    StopReason,
+)
+from leasehold.core.statements import check_signed
 from leasehold.core.tariff import PER_TOKEN
-from leasehold.core.units import DAY, Units
+from leasehold.core.units import DAY, MINUTE, Units
 from leasehold.custodian import desk, proposals, tree, watch
 from leasehold.custodian.ledger import audit, consumers
 from leasehold.custodian.ledger.notes import check_note, parse_checkpoint
@@ -43,6 +53,8 @@ from leasehold.custodian.tree_records import (
 from leasehold.custodian.witness import cosign
 
 from .house import ADMIN, LOAN, MODEL, Guest, House, Office, challenge_over, peer_of_release
+
+STOP = {"scope": "loan", "target": LOAN, "reason": "maintenance"}
 
 ENDPOINTS = [
     (method, path)
@@ -267,6 +279,17 @@ async def test_lending_from_nothing(house: House) -> None:
         ("POST", "requests/1/deny", {}, (400, "bad_message")),
         ("POST", "stops", {"scope": "world", "target": "", "reason": ""}, (400, "bad_message")),
         ("POST", "stops", {"scope": "all", "target": "x", "reason": ""}, (400, "invalid_request")),
+        ("POST", "stops", {**STOP, "notice": -1}, (400, "bad_message")),
+        ("POST", "stops", {**STOP, "notice": 90 * DAY + 1}, (400, "bad_message")),
+        ("POST", "stops", {**STOP, "notice": "10m"}, (400, "bad_message")),
+        ("POST", "stops", {**STOP, "drain": 60 * MINUTE + 1}, (400, "bad_message")),
+        ("POST", "stops", {**STOP, "drain": 1.5}, (400, "bad_message")),
+        (
+            "POST",
+            "stops",
+            {"scope": "consumer", "target": "alice", "reason": "", "drain": 1},
+            (400, "invalid_request"),
+        ),
         ("POST", "stops", {"scope": "loan", "target": "x", "reason": ""}, (404, "not_found")),
         ("POST", "stops/9/lift", {"reason": "x"}, (404, "not_found")),
         ("GET", "stops/9", None, (404, "not_found")),
@@ -333,6 +356,32 @@ async def test_a_stop_shows_how_far_it_has_come(office: Office) -> None:
             f"/operator/stops/{progress.stop.id}/lift", content=to_json({"reason": "over"})
         )
         assert (await client.get("/operator/stops?active=true")).json() == []
+
+
+async def test_a_stop_with_notice_says_how_it_comes_and_is_told_at_once(office: Office) -> None:
+    """O-23, N-11."""
+    guest = Guest(office.house)
+    await guest.attested(office.custodian)
+    pushes = await office.custodian.subscribe(guest.id)
+    async with office.client(office.operator()) as client:
+        body = to_json({**STOP, "notice": 10 * MINUTE, "drain": MINUTE})
+        answer = await client.post("/operator/stops", content=body)
+        progress = from_json(answer.content, ProgressView)
+        stop = progress.stop
+        assert (stop.phase, progress.pending, progress.complete) == ("notice", (guest.id,), False)
+        assert (stop.begins - stop.at, stop.ends - stop.begins) == (10 * MINUTE, MINUTE)
+        told = await asyncio.wait_for(pushes.next(), 10)
+        assert isinstance(told, HeartbeatAck)
+        assert told.sequence == 0
+        assert told.coming is not None
+        root = office.house.settings.keys.root.public
+        reason = from_json(check_signed(told.coming, kind=STOP_ORDER_KIND, public=root), StopReason)
+        assert (reason.mode, reason.begins, reason.ends) == ("notice", stop.begins, stop.ends)
+        assert reason.left == 10 * MINUTE
+        await client.post(f"/operator/stops/{stop.id}/lift", content=to_json({"reason": "off"}))
+        told = await asyncio.wait_for(pushes.next(), 10)
+        assert isinstance(told, HeartbeatAck)
+        assert told.coming is None
 
 
 async def test_the_audit_log_can_be_verified_from_outside(office: Office) -> None:

@@ -17,6 +17,7 @@ from leasehold.core.messages import (
     STOP_PROOF_KIND,
     ExtensionAsk,
     ExtensionState,
+    HeartbeatAck,
     LeaseAsk,
     LeaseGranted,
     StopOrder,
@@ -24,7 +25,8 @@ from leasehold.core.messages import (
     StopReport,
 )
 from leasehold.core.statements import sign
-from leasehold.core.units import Units
+from leasehold.core.units import MINUTE, Duration, Units
+from leasehold.custodian import acts
 from leasehold.custodian.backup import open_backup, write_backup
 from leasehold.custodian.channel import attend
 from leasehold.custodian.ledger import asks, audit, books, grants, stops
@@ -98,6 +100,37 @@ async def test_a_stop_at_one_reaches_an_enclave_of_the_other(
     async with channel(there, guest) as line:
         await asyncio.sleep(0.2)  # until it listens
         await here.custodian.stop(ADMIN, "loan", LOAN, "enough")
+        async with asyncio.timeout(SOON_SECONDS):
+            assert isinstance(await line.hear(), StopOrder)
+
+
+async def test_a_notice_at_one_and_its_beginning_reach_an_enclave_of_the_other(
+    house: House, replicas: tuple[Replica, Replica]
+) -> None:
+    """L-10, L-14: also that it was called off; whichever replica begins it, once."""
+    here, there = replicas
+    guest = Guest(house)
+    await guest.attested(here.custodian)
+    async with channel(there, guest) as line:
+        await asyncio.sleep(0.2)  # until it listens
+        first = await here.custodian.stop(
+            ADMIN, "loan", LOAN, "maintenance", notice=Duration(MINUTE)
+        )
+        async with asyncio.timeout(SOON_SECONDS):
+            told = await line.hear()
+        assert isinstance(told, HeartbeatAck)
+        assert told.coming is not None
+        await here.custodian.change(lambda tx, now: acts.lift(tx, now, ADMIN, first.id, "off"))
+        async with asyncio.timeout(SOON_SECONDS):
+            told = await line.hear()
+        assert isinstance(told, HeartbeatAck)
+        assert told.coming is None
+        await here.custodian.stop(ADMIN, "loan", LOAN, "now", notice=Duration(50))
+        async with asyncio.timeout(SOON_SECONDS):
+            assert isinstance(await line.hear(), HeartbeatAck)
+        here.office.clock.passed += MINUTE
+        swept = await asyncio.gather(here.custodian.sweep(), there.custodian.sweep())
+        assert sum(len(one.stops) for one in swept) == 1
         async with asyncio.timeout(SOON_SECONDS):
             assert isinstance(await line.hear(), StopOrder)
 

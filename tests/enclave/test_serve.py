@@ -281,6 +281,7 @@ def test_everything_says_simulated() -> None:
             "loan": LOAN,
             "simulated": True,
             "log_forked": False,
+            "coming": None,
         }
 
     played(story)

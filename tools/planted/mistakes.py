@@ -197,8 +197,8 @@ _ALL: Final = (
     Mistake(
         "stop-not-stored",
         _SERVICE,
-        "        stop, audience = await self.change(order)\n        self.listeners",
-        "        stop, audience = await self.look(order)\n        self.listeners",
+        "told = await self.change(order)",
+        "told = await self.look(order)",
     ),
     Mistake(
         "stop-not-repeated",

@@ -252,7 +252,7 @@ def budget(where: Choices, *, as_json: bool) -> None:
 
 def budget_fields(state: BudgetAnswer) -> dict[str, object]:
     """A budget as names and values; `outstanding` is leased to enclaves and not yet settled."""
-    return {
+    fields: dict[str, object] = {
         "consumer": state.consumer,
         "loan": state.loan,
         "granted": state.granted,
@@ -262,6 +262,12 @@ def budget_fields(state: BudgetAnswer) -> dict[str, object]:
         "written off": state.written_off,
         "one unit": state.unit,
     }
+    if state.coming is not None:
+        begins, what = output.utc(state.coming.begins), "will stop"
+        if state.coming.mode == "drain":
+            begins, what = output.utc(state.coming.ends), "stops"
+        fields["service"] = f"{what} at {begins}: {state.coming.reason}"
+    return fields
 
 
 @click.command("request-more")

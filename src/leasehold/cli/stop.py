@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Final
 
@@ -10,25 +11,64 @@ import click
 from leasehold.cli import output
 from leasehold.cli.access import Access, as_json, with_access
 from leasehold.core.messages import Scope
-from leasehold.core.units import SECOND
-from leasehold.custodian.ledger.stops import Stop
+from leasehold.core.units import DAY, MINUTE, SECOND
+from leasehold.custodian.ledger.stops import DRAIN_MAX, NOTICE_MAX, Stop
 from leasehold.custodian.records import ProgressView, StopCommand, Why
 
 _ASK_SECONDS: Final = 10  # how long the custodian holds an answer back for news
 _PENDING: Final = 5  # the exit status of Unavailable: not everybody has proved it
+_UNITS: Final = {"s": SECOND, "m": MINUTE, "h": 60 * MINUTE, "d": DAY}
+
+
+class Span(click.ParamType[int]):
+    """A span of time such as 90s, 10m, 2h or 1d, of at most `most` milliseconds; becomes milliseconds."""
+
+    name = "time"
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Raises click.BadParameter."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"([0-9]{1,9})([smhd])", str(value))
+        span = int(found[1]) * _UNITS[found[2]] if found else -1
+        if not 0 <= span <= self.most:
+            most = f"{self.most // MINUTE} minutes"
+            if self.most % DAY == 0:
+                most = f"{self.most // DAY} days"
+            self.fail(
+                f"{value!r} is no time such as 90s, 10m or 2h, of {most} at most.", param, ctx
+            )
+        return span
 
 
 @click.command()
 @click.argument("scope", type=click.Choice(["consumer", "enclave", "loan", "all"]))
 @click.argument("target", default="")
 @click.option("--reason", required=True, help="Goes into the audit log and to the enclaves.")
+@click.option(
+    "--notice",
+    type=Span(NOTICE_MAX),
+    default=0,
+    help="Say it now, stop after this time (90s, 10m, 2h, 1d). Enclaves and consumers are told.",
+)
+@click.option(
+    "--drain",
+    type=Span(DRAIN_MAX),
+    default=0,
+    help="Admit nobody more, and let what runs finish on units leased already, for this time at most.",
+)
 @click.option("--wait", is_flag=True, help="Wait for every enclave's proof.")
 @click.option(
     "--seconds",
     type=click.IntRange(1),
     default=120,
     show_default=True,
-    help="How long to wait at most.",
+    help="How long to wait at most, after notice and drain.",
 )
 @as_json
 @with_access
@@ -38,19 +78,26 @@ def stop(
     scope: Scope,
     target: str,
     reason: str,
+    notice: int,
+    drain: int,
     wait: bool,
     seconds: int,
     as_json: bool,
 ) -> None:
-    """Stop a consumer, an enclave, a loan (TARGET is its name), or all.
+    """Stop a consumer, an enclave, a loan (TARGET is its name), or all: now, or with --notice, --drain or both.
+
+    The same stop ordered again may only come sooner. `resume` before it has begun calls it off.
 
     Exit status 5 with --wait where somebody has not proved in time that it stopped.
     """
-    progress = access.post("/operator/stops", StopCommand(scope, target, reason), ProgressView)
+    progress = access.post(
+        "/operator/stops", StopCommand(scope, target, reason, notice, drain), ProgressView
+    )
     if not as_json:
         click.echo(explain(progress))
     if wait and not progress.complete:
-        progress = _watch(access, progress, seconds, quiet=as_json)
+        most = seconds + (notice + drain) // SECOND
+        progress = _watch(access, progress, most, quiet=as_json)
     if as_json:
         output.write_json(progress)
     if wait and not progress.complete:
@@ -68,7 +115,7 @@ def _watch(access: Access, progress: ProgressView, seconds: int, *, quiet: bool)
                 click.echo(f"{instance} proved that it stopped, {passed:.3f} s after the order")
         shown |= set(progress.proved)
         left = end - time.monotonic()
-        if progress.complete or left <= 0:
+        if progress.complete or left <= 0 or progress.stop.lifted is not None:
             if not quiet:
                 click.echo(explain(progress))
             return progress
@@ -85,10 +132,19 @@ def explain(progress: ProgressView) -> str:
     order = progress.stop
     what = "everything" if order.scope == "all" else f"{order.scope} {order.target}"
     lines = [f"Stop {order.id} of {what} is in force."]
+    if order.phase == "notice":
+        return _announced(progress, what)
     if order.lifted is not None:
         lines = [f"Stop {order.id} of {what} was lifted; what it found running stays stopped."]
+    if order.phase == "drain":
+        lines.append(
+            "Nothing is leased and nobody admitted; what runs may finish on what is leased already until"
+            f" {output.utc(order.ends)}."
+        )
     if progress.complete:
-        return f"{lines[0]} It is complete: nothing can be served any more, and that is proved."
+        return " ".join(
+            [*lines, "It is complete: nothing can be served any more, and that is proved."]
+        )
     until = ""
     if progress.lapses is not None:
         until = f" until {output.utc(progress.lapses)}, later only under a clock that is held still"
@@ -106,6 +162,25 @@ def explain(progress: ProgressView) -> str:
     return " ".join(lines)
 
 
+def _announced(progress: ProgressView, what: str) -> str:
+    """A stop that has not begun: when it will, and how much of it could be left then."""
+    order = progress.stop
+    if order.lifted is not None:
+        return f"Stop {order.id} of {what} was called off before it began."
+    lines = [
+        f"Stop {order.id} of {what} will begin by itself at {output.utc(order.begins)}: until then"
+        " all is served as before, and no lease is granted that lives longer."
+    ]
+    if order.ends > order.begins:
+        lines.append(
+            f"From then on nobody is admitted, and what runs may finish until {output.utc(order.ends)}."
+        )
+    told = f" by {len(progress.pending)} enclaves" if order.scope != "consumer" else ""
+    lines.append(f"{progress.units:,} units are leased now{told}.")
+    lines.append(f"`leasehold resume {order.id}` calls it off.")
+    return " ".join(lines)
+
+
 def _silence(progress: ProgressView, names: tuple[str, ...], what: str) -> str:
     return ", ".join(
         f"{name} ({what} from {output.utc(progress.dead_from[name])})" for name in names
@@ -118,16 +193,21 @@ def _silence(progress: ProgressView, names: tuple[str, ...], what: str) -> str:
 @as_json
 @with_access
 def resume(access: Access, *, number: int | None, reason: str | None, as_json: bool) -> None:
-    """Lift stop NUMBER; without one, show the stops in force. Stopped enclaves must be started anew."""
+    """Lift stop NUMBER, or call it off; without one, show all that are in force or will be.
+
+    Stopped enclaves must be started anew.
+    """
     if number is None:
         found = access.get("/operator/stops", list[Stop], active=True)
         if as_json:
             output.write_json(found)
             return
-        rows = [(s.id, s.scope, s.target, output.utc(s.at), s.actor, s.reason) for s in found]
-        output.write_rows(
-            "Stops in force", ("stop", "scope", "target", "since", "who", "reason"), rows
-        )
+        rows = [
+            (s.id, s.scope, s.target, s.phase, output.utc(s.begins), s.actor, s.reason)
+            for s in found
+        ]
+        columns = ("stop", "scope", "target", "phase", "begins", "who", "reason")
+        output.write_rows("Stops in force, or announced", columns, rows)
         return
     if not reason:
         raise click.UsageError("--reason is needed to resume.")
@@ -135,4 +215,5 @@ def resume(access: Access, *, number: int | None, reason: str | None, as_json: b
     if as_json:
         output.write_json(lifted)
     else:
-        click.echo(f"Stop {lifted.id} is lifted.")
+        was = "called off" if lifted.phase == "notice" else "lifted"
+        click.echo(f"Stop {lifted.id} is {was}.")

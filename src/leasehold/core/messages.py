@@ -165,11 +165,16 @@ class LogHead(_Record, frozen=True):
 
 
 class HeartbeatAck(_Message, frozen=True, omit_defaults=True, tag="heartbeat-ack"):
-    """I heard you. `log` is for an instance that said what it has seen, now and then (J-5)."""
+    """I heard you. `log` is for an instance that said what it has seen, now and then (J-5).
+
+    `coming` is a signed StopReason: the soonest stop that was announced to this instance, or drains it
+    (N-11). When that changes it is pushed, with sequence 0.
+    """
 
     sequence: int
     time: Instant
     log: LogHead | None = None
+    coming: Signed | None = None
 
 
 class Budget(_Record, frozen=True):
@@ -228,10 +233,11 @@ class ExtensionState(_Message, frozen=True, tag="extension-state"):
     reason: str
     consumer: str = ""
     budget: Budget | None = None
+    coming: StopReason | None = None  # in the answer to a query: what will end this key's service
 
 
 class StopOrder(_Message, frozen=True, tag="stop-order"):
-    """Stop at once. The statement is a signed StopReason; the enclave checks that it concerns it."""
+    """Stop, or drain. The statement is a signed StopReason; the enclave checks that it concerns it."""
 
     statement: Signed
 
@@ -276,8 +282,12 @@ class CloseReport(_Record, frozen=True):
     receipt_head: bytes
 
 
-class StopReason(_Record, frozen=True):
-    """Signed by the custodian's root: who stops what, and why."""
+class StopReason(_Record, frozen=True, omit_defaults=True):
+    """Signed by the custodian's root: who stops what, and why, and how (N-11).
+
+    A `notice` begins at `begins`; a `drain` admits nobody and ends service at `ends`. `left` is how long
+    that is from now, in milliseconds, for those whose clock is another.
+    """
 
     stop: int
     epoch: int
@@ -285,6 +295,10 @@ class StopReason(_Record, frozen=True):
     target: str  # consumer name, instance id, loan name; empty for `all`
     reason: str
     time: Instant
+    mode: Literal["now", "notice", "drain"] = "now"
+    begins: Instant = Instant(0)
+    ends: Instant = Instant(0)
+    left: Duration = Duration(0)
 
 
 class StopReport(_Record, frozen=True):
@@ -341,8 +355,11 @@ class EvidenceAnswer(_Record, frozen=True):
     simulated: bool
 
 
-class BudgetAnswer(_Record, frozen=True):
-    """`GET /leasehold/budget`: how the grant behind the caller's key stands. `unit` is the tariff, in words."""
+class BudgetAnswer(_Record, frozen=True, omit_defaults=True):
+    """`GET /leasehold/budget`: how the grant behind the caller's key stands. `unit` is the tariff, in words.
+
+    `coming` is the stop that was announced and will end the caller's service, or drains it.
+    """
 
     consumer: str
     loan: str
@@ -352,6 +369,7 @@ class BudgetAnswer(_Record, frozen=True):
     settled: Units
     written_off: Units
     unit: str
+    coming: StopReason | None = None
 
 
 class ExtensionRequest(_Record, frozen=True):

@@ -108,7 +108,7 @@ class Meter:
     _newest: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # per key, of any lease
     _stopped: dict[str, Instant] = field(default_factory=dict)  # consumer, when
     _epoch: int = 0
-    _over: LeaseholdError | None = None
+    over: LeaseholdError | None = None  # why nobody is admitted any more
 
     # What the custodian says ---------------------------------------------------------------------
 
@@ -128,7 +128,7 @@ class Meter:
             self._newest[grant.key_hash] = number
             stopped_at = self._stopped.get(grant.consumer)
             is_late = asked_at is None or (stopped_at is not None and asked_at <= stopped_at)
-            if self._over is not None or is_late or number[0] < self._epoch:
+            if self.over is not None or is_late or number[0] < self._epoch:
                 return Credit.STRAY
             if purse is not None:
                 self._end(purse, LeaseLapsed(about=f"lease {purse.lease}", got="a newer lease"))
@@ -136,7 +136,7 @@ class Meter:
             purse = self._open(grant, now=now)
         purse.granted = max(purse.granted, grant.granted)
         purse.budget = grant.budget
-        if asked_at is not None:
+        if asked_at is not None and self.over is None:
             purse.expires = max(purse.expires, after(asked_at, grant.ttl))
             purse.renew_at = max(purse.renew_at, after(asked_at, grant.ttl // 2))
         return Credit.TAKEN
@@ -153,9 +153,15 @@ class Meter:
         for purse in [p for p in self._purses.values() if p.consumer == consumer]:
             self._end(purse, LoanStopped(about=f"consumer {consumer}"))
 
+    def drain(self, why: LeaseholdError, *, until: Instant) -> None:
+        """N-11: admit nobody, renew nothing; who was admitted may spend what is leased until `until`."""
+        self.over = self.over or why
+        for purse in self._purses.values():
+            purse.expires = purse.renew_at = min(purse.expires, until)
+
     def stop_all(self, why: LeaseholdError) -> None:
         """M-7: nothing more for anybody, for ever."""
-        self._over = self._over or why
+        self.over = self.over or why
         for purse in list(self._purses.values()):
             self._end(purse, why)
 
@@ -165,8 +171,8 @@ class Meter:
         self, key_hash: bytes, *, least: Units, want: Units, now: Instant
     ) -> Granted | Short | Denied:
         """M-6: hold up to `want` units for a request, at least `least`."""
-        if self._over is not None:
-            return Denied(self._over)
+        if self.over is not None:
+            return Denied(self.over)
         purse = self._purses.get(key_hash)
         if purse is None:
             return Short(least, want)
@@ -198,7 +204,7 @@ class Meter:
         if purse.ended is not None:
             raise purse.ended.again()
         if now >= purse.expires:
-            raise LeaseLapsed(about=f"lease {purse.lease}")
+            raise self._lapse(purse)
         if not ticket.open or not 0 <= units <= ticket.held:
             raise BudgetExhausted(about="ticket", got=units, expected=f"<= {ticket.held} units")
         ticket.held = Units(ticket.held - units)
@@ -249,7 +255,7 @@ class Meter:
         keys = []
         for purse in list(self._purses.values()):
             if now >= purse.expires:
-                self._end(purse, LeaseLapsed(about=f"lease {purse.lease}"))
+                self._end(purse, self._lapse(purse))
             elif not purse.tickets and now - purse.used_at >= idle:
                 self._end(purse, LeaseLapsed(about=f"lease {purse.lease}", got="idle"))
             elif now >= purse.renew_at:
@@ -279,6 +285,9 @@ class Meter:
         )
         self._purses[grant.key_hash] = purse
         return purse
+
+    def _lapse(self, purse: Purse) -> LeaseholdError:
+        return LeaseLapsed(about=f"lease {purse.lease}") if self.over is None else self.over.again()
 
     def _end(self, purse: Purse, why: LeaseholdError) -> None:
         purse.ended = why

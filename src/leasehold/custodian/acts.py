@@ -12,7 +12,7 @@ from typing import Final
 from leasehold.core.lease import LeasePolicy
 from leasehold.core.tariff import Tariff
 from leasehold.core.units import Duration, Instant, Units
-from leasehold.custodian.ledger import extensions, loans
+from leasehold.custodian.ledger import extensions, loans, stops
 from leasehold.custodian.ledger.operators import Operator
 from leasehold.custodian.store.port import Tx
 
@@ -60,6 +60,12 @@ def replace_manifest(
     """Raises as `loans.replace_manifest` does."""
     tx.tell(f"{MANIFEST} {loan}")
     return loans.replace_manifest(tx, now=now, operator=operator, loan=loan, manifest=manifest)
+
+
+def lift(tx: Tx, now: Instant, operator: Operator, stop: int, reason: str) -> stops.Stop:
+    """Raises as `stops.lift` does."""
+    tx.tell(f"{STOP} {stop}")
+    return stops.lift(tx, now=now, operator=operator, stop=stop, reason=reason)
 
 
 def approve(

@@ -5,7 +5,11 @@ Spec: docs/spec/session.md, N-4 to N-7. Refuses to know who else should be told.
 
 from __future__ import annotations
 
+import msgspec
+
+from leasehold.core.encoding import to_json
 from leasehold.core.messages import (
+    STOP_ORDER_KIND,
     AttestAgain,
     ExtensionAsk,
     ExtensionQuery,
@@ -14,13 +18,16 @@ from leasehold.core.messages import (
     HeartbeatAck,
     LeaseClose,
     Problem,
+    StopOrder,
     StopProof,
 )
+from leasehold.core.statements import Signed, sign
 from leasehold.core.units import Instant
 from leasehold.custodian.ledger import (
     cosignatures,
     extensions,
     instances,
+    notices,
     reports,
     stops,
 )
@@ -62,6 +69,30 @@ def orders_for(tx: Tx, instance: str) -> tuple[stops.Stop, ...]:
     )
 
 
+def signed_reason(stop: stops.Stop, *, keys: Keys, now: Instant) -> Signed:
+    """N-7, N-11: what the root says of a stop."""
+    return sign(keys.root, STOP_ORDER_KIND, to_json(notices.reason_of(stop, now=now)))
+
+
+def news_of(
+    told: notices.Told, *, keys: Keys, now: Instant
+) -> list[tuple[tuple[str, ...], FromCustodian]]:
+    """N-7, N-11: what to push of a stop, and to whom."""
+    order = told.ordered, StopOrder(signed_reason(told.stop, keys=keys, now=now))
+    return [
+        order,
+        *(
+            ((name,), HeartbeatAck(0, now, None, announce(stop, keys, now)))
+            for name, stop in told.announced
+        ),
+    ]
+
+
+def announce(stop: stops.Stop | None, keys: Keys, now: Instant) -> Signed | None:
+    """N-11: what is said of a stop that comes, or of none."""
+    return None if stop is None else signed_reason(stop, keys=keys, now=now)
+
+
 def decide(tx: Tx, *, now: Instant, instance: str, message: Told, keys: Keys) -> FromCustodian:
     """The answer to one message, with all that it changes.
 
@@ -80,13 +111,18 @@ def decide(tx: Tx, *, now: Instant, instance: str, message: Told, keys: Keys) ->
             head = cosignatures.attend(
                 tx, now=now, instance=instance, beat=message, origin=keys.origin, key=keys.audit
             )
-            return HeartbeatAck(sequence, now, head)
+            return HeartbeatAck(
+                sequence, now, head, announce(notices.coming(tx, instance=instance), keys, now)
+            )
         case LeaseClose(statement=statement):
             return reports.close(tx, now=now, instance=instance, signed=statement)
         case ExtensionAsk():
             return extensions.ask(tx, now=now, instance=instance, ask=message)
         case ExtensionQuery(sequence=sequence, key_hash=key_hash):
             loan = instances.show_instance(tx, instance).loan
-            return extensions.state(tx, key_hash=key_hash, loan=loan, sequence=sequence)
+            state = extensions.state(tx, key_hash=key_hash, loan=loan, sequence=sequence)
+            coming = notices.coming(tx, instance=instance, consumer=state.consumer)
+            reason = None if coming is None else notices.reason_of(coming, now=now)
+            return msgspec.structs.replace(state, coming=reason)
         case StopProof(statement=statement):
             return reports.record_proof(tx, now=now, instance=instance, signed=statement)

@@ -200,17 +200,20 @@ def _approve_request(desk: Desk, call: Call) -> Ready:
     )
 
 
-def _lift_stop(_desk: Desk, call: Call) -> Ready:
-    """Resume."""
+def _lift_stop(desk: Desk, call: Call) -> Ready:
+    """Resume, or call off what has not begun."""
     number, order = call.number, call.read(records.Why)
+
+    async def answer(stop: stops.Stop) -> object:
+        await desk.custodian.tell_lifted(stop)
+        return stop
+
     return Ready(
         Gate.RESUME,
         order,
         lambda tx: stops.show_stop(tx, number),
-        lambda tx, now, operator: stops.lift(
-            tx, now=now, operator=operator, stop=number, reason=order.reason
-        ),
-        _same,
+        lambda tx, now, operator: acts.lift(tx, now, operator, number, order.reason),
+        answer,
     )
 
 

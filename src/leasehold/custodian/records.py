@@ -19,7 +19,7 @@ from leasehold.custodian.ledger.grants import Grant, KeyCap, budget_of
 from leasehold.custodian.ledger.instances import Instance, State
 from leasehold.custodian.ledger.loans import Loan
 from leasehold.custodian.ledger.operators import Role
-from leasehold.custodian.ledger.stops import Progress, Stop
+from leasehold.custodian.ledger.stops import DRAIN_MAX, NOTICE_MAX, Progress, Stop
 
 ENTRIES_MAX = 1000  # of the audit log in one answer
 
@@ -112,11 +112,13 @@ class Why(_Record, frozen=True):
 
 
 class StopCommand(_Record, frozen=True):
-    """Stop a consumer, an enclave, a loan, or all (empty target)."""
+    """O-23: stop a consumer, an enclave, a loan, or all (empty target); `notice`, `drain` in milliseconds."""
 
     scope: Scope
     target: str
     reason: Reason
+    notice: Annotated[int, msgspec.Meta(ge=0, le=NOTICE_MAX)] = 0
+    drain: Annotated[int, msgspec.Meta(ge=0, le=DRAIN_MAX)] = 0
 
 
 # Queries ---------------------------------------------------------------------------------------------

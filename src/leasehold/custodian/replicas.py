@@ -12,10 +12,9 @@ from typing import Final
 from leasehold.core.messages import AttestAgain, Problem
 from leasehold.custodian.acts import EXTENSION, MANIFEST, STOP
 from leasehold.custodian.decide import orders_for
-from leasehold.custodian.ledger import extensions, stops
+from leasehold.custodian.ledger import extensions, notices
 from leasehold.custodian.log import Log, place_of
 from leasehold.custodian.service import Custodian
-from leasehold.custodian.store.port import Tx
 from leasehold.errors import EvidenceExpired, LeaseholdError
 
 WAITING_MAX: Final = 10_000  # news; beyond that all of it is one look at everything
@@ -42,8 +41,7 @@ async def hear(custodian: Custodian, news: str) -> None:
     kind, _, what = news.partition(" ")
     listeners = custodian.listeners
     if kind == STOP and what.isdecimal():
-        stop, audience = await custodian.look(lambda tx: _stop(tx, int(what)))
-        listeners.tell(audience, custodian.stop_order(stop))
+        custodian.tell_stop(await custodian.look(lambda tx: notices.telling(tx, stop=int(what))))
     elif kind == EXTENSION and what.isdecimal():
         decision = await custodian.look(lambda tx: extensions.show_decision(tx, int(what)))
         listeners.tell_loan(decision.request.loan, decision.state)
@@ -57,7 +55,3 @@ async def hear(custodian: Custodian, news: str) -> None:
             for stop in mine:
                 listeners.tell((name,), custodian.stop_order(stop))
     custodian.tell_watchers()
-
-
-def _stop(tx: Tx, number: int) -> tuple[stops.Stop, tuple[str, ...]]:
-    return stops.show_stop(tx, number), stops.audience(tx, stop=number)

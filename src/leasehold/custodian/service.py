@@ -16,7 +16,6 @@ from leasehold.core.binding import NONCE_BYTES
 from leasehold.core.crypto import instance_id
 from leasehold.core.encoding import to_json
 from leasehold.core.messages import (
-    STOP_ORDER_KIND,
     Attest,
     AttestAgain,
     Challenge,
@@ -34,14 +33,12 @@ from leasehold.core.messages import (
     Scope,
     StopOrder,
     StopProof,
-    StopReason,
 )
-from leasehold.core.statements import sign
-from leasehold.core.units import Instant, Units
+from leasehold.core.units import Duration, Instant, Units
 from leasehold.custodian import acts
 from leasehold.custodian.acts import PROGRESS, STOP
 from leasehold.custodian.appraise import Accepted, appraise, loan_of
-from leasehold.custodian.decide import Told, decide, orders_for, refusal_of
+from leasehold.custodian.decide import Told, decide, news_of, orders_for, refusal_of, signed_reason
 from leasehold.custodian.ledger import (
     asks,
     epoch,
@@ -49,6 +46,7 @@ from leasehold.custodian.ledger import (
     instances,
     loans,
     nonces,
+    notices,
     stops,
     sweeps,
 )
@@ -306,22 +304,48 @@ class Custodian:
         """A decision is durable: the loan's instances hear it."""
         self.listeners.tell_loan(decision.request.loan, decision.state)
 
-    async def stop(self, operator: Operator, scope: Scope, target: str, reason: str) -> stops.Stop:
-        """Stop first in the ledger, then push the order to whom it concerns (M-7).
+    async def stop(
+        self,
+        operator: Operator,
+        scope: Scope,
+        target: str,
+        reason: str,
+        *,
+        notice: Duration = Duration(0),
+        drain: Duration = Duration(0),
+    ) -> stops.Stop:
+        """Stop first in the ledger, then push the order, or the notice, to whom it concerns (M-7, L-14).
 
         Raises as `stops.order` does.
         """
 
-        def order(tx: Tx, now: Instant) -> tuple[stops.Stop, tuple[str, ...]]:
+        def order(tx: Tx, now: Instant) -> notices.Told:
             stop = stops.order(
-                tx, now=now, operator=operator, scope=scope, target=target, reason=reason
+                tx,
+                now=now,
+                operator=operator,
+                scope=scope,
+                target=target,
+                reason=reason,
+                notice=notice,
+                drain=drain,
             )
             tx.tell(f"{STOP} {stop.id}")
-            return stop, stops.audience(tx, stop=stop.id)
+            return notices.telling(tx, stop=stop.id)
 
-        stop, audience = await self.change(order)
-        self.listeners.tell(audience, self.stop_order(stop))
-        return stop
+        told = await self.change(order)
+        self.tell_stop(told)
+        return told.stop
+
+    def tell_stop(self, told: notices.Told) -> None:
+        """A stop is durable, has come further or was lifted: those whom it concerns hear it (N-7, N-11)."""
+        for names, said in news_of(told, keys=self.keys, now=self.ports.clock.now()):
+            self.listeners.tell(names, said)
+
+    async def tell_lifted(self, stop: stops.Stop) -> None:
+        """A stop was lifted: who was told that it comes hears that it does not."""
+        self.tell_stop(await self.look(lambda tx: notices.telling(tx, stop=stop.id)))
+        self.tell_watchers()
 
     async def await_progress(self, stop: int, *, proved: int) -> stops.Progress:
         """The progress of a stop, as soon as more than `proved` instances proved it or it is complete.
@@ -337,8 +361,17 @@ class Custodian:
 
     async def sweep(self) -> sweeps.Swept:
         """What time does to the ledger; to be called every second or so. Raises StoreFailed."""
-        swept = await self.change(lambda tx, now: sweeps.sweep(tx, now=now))
-        if swept.leases or swept.lost:
+
+        def act(tx: Tx, now: Instant) -> tuple[sweeps.Swept, list[notices.Told]]:
+            swept = sweeps.sweep(tx, now=now)
+            for stop in swept.stops:
+                tx.tell(f"{STOP} {stop.id}")
+            return swept, [notices.telling(tx, stop=stop.id) for stop in swept.stops]
+
+        swept, begun = await self.change(act)
+        for told in begun:
+            self.tell_stop(told)
+        if swept.leases or swept.lost or begun:
             self.tell_watchers()
         return swept
 
@@ -349,13 +382,13 @@ class Custodian:
 
     def stop_order(self, stop: stops.Stop) -> StopOrder:
         """The order as instances get it, signed by the root."""
-        reason = StopReason(stop.id, stop.epoch, stop.scope, stop.target, stop.reason, stop.at)
-        return StopOrder(sign(self.keys.root, STOP_ORDER_KIND, to_json(reason)))
+        return StopOrder(signed_reason(stop, keys=self.keys, now=self.ports.clock.now()))
 
 
 def is_complete(progress: stops.Progress) -> bool:
     """Whether nothing can be served any more in the scope of a stop, as far as anybody can prove."""
-    return not progress.pending and not progress.units and not progress.units_in_doubt
+    has_begun = progress.stop.phase != "notice"
+    return has_begun and not (progress.pending or progress.units or progress.units_in_doubt)
 
 
 def _problem(error: LeaseholdError) -> Problem:

@@ -9,6 +9,7 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
+from leasehold.core.units import Duration
 from leasehold.custodian import records
 from leasehold.custodian.desk import Call, Desk, Handler
 from leasehold.custodian.ledger import audit, claims, extensions, grants, instances, stops, usage
@@ -48,9 +49,16 @@ async def list_stops(desk: Desk, call: Call) -> object:
 
 
 async def order_stop(desk: Desk, call: Call) -> object:
-    """Stop, and say how far it has come."""
+    """O-23: stop, at once or with notice or a drain, and say how far it has come."""
     new = call.read(records.StopCommand)
-    stop = await desk.custodian.stop(call.operator, new.scope, new.target, new.reason)
+    stop = await desk.custodian.stop(
+        call.operator,
+        new.scope,
+        new.target,
+        new.reason,
+        notice=Duration(new.notice),
+        drain=Duration(new.drain),
+    )
     return _progress(desk, await desk.custodian.look(lambda tx: stops.progress(tx, stop=stop.id)))
 
 

@@ -15,7 +15,7 @@ from leasehold.core.evidence import Attester, DeviceAttester, Evidence
 from leasehold.core.messages import ExtensionState, StopReport
 from leasehold.core.meter import Meter
 from leasehold.core.session import Event, State, advance
-from leasehold.core.units import Clock
+from leasehold.core.units import Clock, Instant, after
 from leasehold.enclave.extensions import Extensions
 from leasehold.enclave.gate import Gate
 from leasehold.enclave.host import InferenceHost
@@ -81,6 +81,9 @@ class Enclave:
     gate: Gate = field(init=False)
     receipts: Receipts = field(init=False)
     works: Works = field(init=False)
+    draining: tuple[Instant, LeaseholdError, int] | None = (
+        None  # until when at most, why, which stop
+    )
     _engine_lost: asyncio.Event = field(default_factory=asyncio.Event)
     _loading: asyncio.Task[None] | None = None
     _stopping: asyncio.Task[None] | None = None
@@ -122,6 +125,11 @@ class Enclave:
         """This instance's id."""
         return instance_id(self.keys.tls.spki)
 
+    @property
+    def ready(self) -> bool:
+        """Whether somebody new would be admitted; not while it drains."""
+        return self.state is State.SERVING and self.draining is None
+
     def lent(self) -> Lent:
         """What is being served. Raises NoModelYet, or what the instance was stopped with."""
         if self.ended is not None:
@@ -155,11 +163,18 @@ class Enclave:
             self.stop(Internal(), 0)
             raise Internal from None  # its text may hold what the host must not read
 
-    def stop(self, why: LeaseholdError, stop_id: int) -> None:
+    def stop(self, why: LeaseholdError, stop_id: int, left: int = 0) -> None:
         """N-7: serve nothing from this line on; wiping and proof follow in a task of their own.
 
-        `stop_id` is the custodian's stop, or 0 where the instance ends by itself. Repeatable.
+        `stop_id` is the custodian's stop, or 0 where the instance ends by itself. Repeatable. With `left`
+        milliseconds to drain (N-11) only admit nobody more: the rest follows once nothing runs, or then.
         """
+        if left and self.ended is None:
+            until = after(self.machine.clock.monotonic(), left)
+            if self.draining is None or until < self.draining[0]:
+                self.draining = until, why, stop_id
+                self.meter.drain(why, until=until)
+            return
         if self.state is not State.STOPPED:
             self.machine.log.event("stopping", code=why.code, stop=stop_id)
         self._move(Event.STOP)
@@ -244,11 +259,15 @@ class Enclave:
                 self._move(Event.ENGINE_LOST)
 
     async def _watch(self) -> None:
-        """N-8: the dead man's switch."""
+        """N-8, N-11: the dead man's switch, and the end of a drain."""
         while self.ended is None:
             await asyncio.sleep(WATCH_SECONDS)
             if self.link.is_silent():
                 self.stop(LeaseLapsed(about="contact with the custodian", got="none"), 0)
+            if self.draining is not None:
+                until, why, stop_id = self.draining
+                if self.gate.idle or self.machine.clock.monotonic() >= until:
+                    self.stop(why, stop_id)
         if self._stopping is not None:
             await asyncio.shield(self._stopping)  # a failure to wipe ends the whole process
 

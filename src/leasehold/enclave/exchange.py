@@ -6,7 +6,7 @@ Refuses to know what any request means.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -30,15 +30,12 @@ class Gone(Exception):
 class Exchange:
     """One HTTP request and what was answered to it so far."""
 
-    __slots__ = (
-        *("_receive", "_send", "_simulated"),
-        *("finished", "run", "scope", "started", "variable"),
-    )
+    __slots__ = ("_marks", "_receive", "_send", "finished", "run", "scope", "started", "variable")
 
     def __init__(
-        self, scope: Mapping[str, Any], receive: Receive, send: Send, *, simulated: bool
+        self, scope: Mapping[str, Any], receive: Receive, send: Send, *, marks: Iterable[Header]
     ) -> None:
-        self.scope, self._receive, self._send, self._simulated = scope, receive, send, simulated
+        self.scope, self._receive, self._send, self._marks = scope, receive, send, marks
         self.started = self.finished = False
         self.variable = ""  # what the path names, where it names something
         self.run: Run | None = None  # what the answer is charged to, once it is
@@ -75,14 +72,11 @@ class Exchange:
             if not event.get("more_body", False):
                 return bytes(body)
 
-    async def start(self, status: int, *headers: tuple[bytes, bytes]) -> None:
-        """Send status and headers. Everything said on a simulated platform says so."""
-        marks = [(b"cache-control", b"no-store")]
-        if self._simulated:
-            marks.append((b"leasehold-platform", b"SIMULATED"))
+    async def start(self, status: int, *headers: Header) -> None:
+        """Send status and headers, and the marks of everything that is said here."""
         self.started = True
-        message = {"type": "http.response.start", "status": status, "headers": [*headers, *marks]}
-        await self._put(message)
+        marked = [*headers, *self._marks]
+        await self._put({"type": "http.response.start", "status": status, "headers": marked})
 
     async def write(self, data: bytes) -> None:
         """Send a part of the body and remember it for the receipt."""
@@ -98,9 +92,7 @@ class Exchange:
         self.finished = True
         await self._put({"type": "http.response.body", "body": data, "more_body": False})
 
-    async def answer(
-        self, status: int, body: bytes, *headers: tuple[bytes, bytes], kind: Header = JSON
-    ) -> None:
+    async def answer(self, status: int, body: bytes, *headers: Header, kind: Header = JSON) -> None:
         """Send a whole answer; where something is charged, the receipt's id goes with it."""
         length = (b"content-length", str(len(body)).encode())
         receipt = [] if self.run is None else [receipt_header(self.run)]

@@ -156,6 +156,11 @@ class Gate:
                 ticket.purse.ahead_at = after(now, _AHEAD)  # not at every token where none are left
                 self._start(key_hash, Units(0), missing)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return not self._running
+
     async def drained(self) -> None:
         """Return when no request is under way."""
         if self._running:

@@ -37,7 +37,7 @@ from leasehold.core.messages import (
     StopReport,
 )
 from leasehold.core.meter import Credit, Meter
-from leasehold.core.statements import check_signed
+from leasehold.core.statements import Signed, check_signed
 from leasehold.core.units import SECOND, Clock, Instant, Units, after
 from leasehold.enclave.asks import Answer, Asks
 from leasehold.enclave.lent import CustodianWire, Lent
@@ -68,7 +68,7 @@ IDLE_LEASE: Final = 60 * SECOND  # a lease unused for so long is closed rather t
 
 @dataclass(slots=True)
 class Link:
-    """One instance's line. `on_stop` ends the instance; `on_extension` hears decided requests."""
+    """One instance's line. `on_stop` ends the instance, now or soon; `on_extension` hears decided requests."""
 
     wire: CustodianWire
     prover: Prover
@@ -76,10 +76,11 @@ class Link:
     clock: Clock
     entropy: Entropy
     log: Log
-    on_stop: Callable[[LeaseholdError, int], None]
+    on_stop: Callable[[LeaseholdError, int, int], None]
     on_extension: Callable[[ExtensionState], None]
     lent: Lent | None = None
     last_contact: Instant = Instant(0)
+    coming: StopReason | None = None  # N-11: what was announced, or drains
     proof_noted: asyncio.Event = field(default_factory=asyncio.Event)
     asks: Asks = field(init=False)
     reports: Reports = field(init=False)
@@ -245,6 +246,7 @@ class Link:
             case HeartbeatAck():
                 self._contact(message.sequence)
                 self.watch.hear(message.log)
+                self.coming = self._reason(message.coming)
             case LeaseGranted():
                 asked_at, now = self._contact(message.sequence), self.clock.monotonic()
                 if self.meter.credit(message, asked_at=asked_at, now=now) is Credit.STRAY:
@@ -261,7 +263,7 @@ class Link:
             case CloseAck():
                 self.reports.closed(message.lease)
             case StopOrder():
-                await self._obey(message)
+                await self._obey(self._reason(message.statement))
             case StopNoted():
                 if self.reports.proof is not None:
                     self.proof_noted.set()
@@ -275,25 +277,26 @@ class Link:
             self.last_contact = max(self.last_contact, asked_at)
         return asked_at
 
-    async def _obey(self, order: StopOrder) -> None:
-        """N-7: stop what the custodian's root says, if it concerns this instance."""
-        settings = self.prover.settings
-        try:
-            payload = check_signed(
-                order.statement, kind=STOP_ORDER_KIND, public=settings.custodian_root
-            )
-        except BadSignature as failure:
-            self.log.event("stop_order_not_signed", code=failure.code)
-            return
-        reason = from_json(payload, StopReason)
-        match reason.scope:
-            case "consumer":
-                self.meter.stop_consumer(reason.target, now=self.clock.monotonic())
-                await self._report_ended()
-            case "all" | "loan" | "enclave":
-                mine = {"all": "", "loan": settings.loan, "enclave": self.instance}
-                if reason.scope == "all" or reason.target == mine[reason.scope]:
-                    self.on_stop(LoanStopped(about=reason.reason), reason.stop)
+    def _reason(self, statement: Signed | None) -> StopReason | None:
+        """N-7: what the custodian's root says of a stop; None where it is not the root that says it."""
+        root = self.prover.settings.custodian_root
+        with suppress(BadSignature):
+            if statement is not None:
+                signed = check_signed(statement, kind=STOP_ORDER_KIND, public=root)
+                return from_json(signed, StopReason)
+        return None
+
+    async def _obey(self, reason: StopReason | None) -> None:
+        """N-7, N-11: stop what the root says, if it concerns this instance."""
+        mine = {"all": "", "loan": self.prover.settings.loan, "enclave": self.instance}
+        if reason is None or reason.mode == "notice":
+            self.log.event("stop_order_not_signed", code=BadSignature.code)
+        elif reason.scope == "consumer":
+            self.meter.stop_consumer(reason.target, now=self.clock.monotonic())
+            await self._report_ended()
+        elif reason.target == mine[reason.scope]:
+            self.coming = reason if reason.left else None
+            self.on_stop(LoanStopped(about=reason.reason), reason.stop, reason.left)
 
     # Keeping -------------------------------------------------------------------------------------
 
@@ -306,14 +309,15 @@ class Link:
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(left, BACKOFF_SECONDS[0])):
                     await self._again.wait()
-            if self._over:
+            if self._over or self.meter.over is not None:  # an instance that drains is not renewed
                 return
             self._again.clear()
             try:
                 await self.attest()
                 pause = BACKOFF_SECONDS[0]
             except LoanStopped as failure:
-                self.on_stop(failure, 0)
+                if self.meter.over is None:
+                    self.on_stop(failure, 0, 0)
             except LeaseholdError as failure:
                 self.log.event("attestation_refused", code=failure.code)
                 await asyncio.sleep(pause)  # also where every message is answered with AttestAgain

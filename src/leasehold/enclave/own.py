@@ -18,7 +18,6 @@ from leasehold.core.messages import (
     ExtensionRequest,
     ExtensionState,
 )
-from leasehold.core.session import State
 from leasehold.core.units import KIB
 from leasehold.enclave.boot import Enclave
 from leasehold.enclave.exchange import Exchange, Handler, unless_gone
@@ -86,6 +85,7 @@ class Own:
             settled=budget.settled,
             written_off=budget.written_off,
             unit=lent.terms.tariff.in_words(),
+            coming=state.coming,
         )
         await exchange.answer(200, to_json(answer))
 
@@ -134,8 +134,9 @@ class Own:
             "loan": enclave.settings.loan,
             "simulated": enclave.machine.attester.simulated,
             "log_forked": enclave.link.watch.forked,
+            "coming": enclave.link.coming,
         }
-        status = 200 if enclave.state is State.SERVING else 503
+        status = 200 if enclave.ready else 503
         await exchange.answer(status, to_json(state))
 
 

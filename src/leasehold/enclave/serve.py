@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
+from email.utils import formatdate
 from typing import Any, Final, Literal
 
 from leasehold.core.encoding import to_json
-from leasehold.core.session import State
 from leasehold.enclave import kserve, openai
 from leasehold.enclave.boot import Enclave
 from leasehold.enclave.exchange import (
@@ -57,11 +57,19 @@ class Application:
         """Answer one request; whatever goes wrong, with a code of `leasehold.errors`."""
         if scope["type"] != "http":
             return
-        simulated = self._enclave.machine.attester.simulated
-        exchange = Exchange(scope, receive, send, simulated=simulated)
+        exchange = Exchange(scope, receive, send, marks=self._marks())
         with suppress(Gone):
             async with refusing(exchange, self._enclave.machine.log):
                 await self._find(exchange)(exchange)
+
+    def _marks(self) -> list[tuple[bytes, bytes]]:
+        """What every answer says: SIMULATED where it is so, and when a stop begins that was announced."""
+        marks, coming = [(b"cache-control", b"no-store")], self._enclave.link.coming
+        if self._enclave.machine.attester.simulated:
+            marks.append((b"leasehold-platform", b"SIMULATED"))
+        if coming is not None:  # RFC 8594
+            marks.append((b"sunset", formatdate(coming.begins // 1000, usegmt=True).encode()))
+        return marks
 
     def _find(self, exchange: Exchange) -> Handler:
         method, path = exchange.scope["method"], exchange.scope["path"]
@@ -160,7 +168,7 @@ class Application:
         await exchange.answer(200, to_json({"live": True}))
 
     async def _ready(self, exchange: Exchange) -> None:
-        ready = self._enclave.state is State.SERVING
+        ready = self._enclave.ready
         await exchange.answer(200 if ready else 503, to_json({"ready": ready}))
 
     async def _model(self, exchange: Exchange) -> None:

@@ -31,6 +31,7 @@ from leasehold.errors import (
     CustodianUnreachable,
     InputTooLong,
     LeaseholdError,
+    LoanStopped,
     NoModelYet,
     NotPriced,
     TooBusy,
@@ -252,7 +253,7 @@ class Works:
         if run.ticket.held < units:
             try:
                 await self.gate.hold(run.ticket, units, want=block)
-            except (BudgetExhausted, TooBusy, CustodianUnreachable) as refusal:
+            except (BudgetExhausted, TooBusy, CustodianUnreachable, LoanStopped) as refusal:
                 self._check_live(run)  # the wait may have outlived the lease
                 run.reason, run.code = str(frames.Reason.LENGTH), refusal.code
                 return False

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from leasehold.core.units import Instant
+import msgspec
+
+from leasehold.core.messages import StopReason
+from leasehold.core.units import Duration, Instant
 from leasehold.custodian.ledger import audit, stops
 from leasehold.custodian.ledger.stops import STOPS, Phase, Stop
 from leasehold.custodian.store.port import Tx
@@ -33,6 +36,14 @@ ORDER BY begins, ends, id LIMIT 1
 """
 
 
+class Told(msgspec.Struct, frozen=True):
+    """Whom a stop concerns now: who is ordered, and who is told what is coming; None where nothing is."""
+
+    stop: Stop
+    ordered: tuple[str, ...]
+    announced: tuple[tuple[str, Stop | None], ...] = ()
+
+
 def advance(tx: Tx, *, now: Instant, actor: str) -> tuple[Stop, ...]:
     """Begin the stops whose notice is over and end the drains that are; tells which, each an act of its own."""
     due = [Stop(*row) for row in tx.execute(_DUE, (now, now, STOPS_MAX))]
@@ -53,6 +64,32 @@ def coming(tx: Tx, *, instance: str, consumer: str = "") -> Stop | None:
     """The soonest stop that was announced to this instance, or drains it; also a consumer's where named."""
     rows = tx.execute(STOPS + _COMING, (instance, instance, consumer))
     return Stop(*rows[0]) if rows else None
+
+
+def telling(tx: Tx, *, stop: int) -> Told:
+    """Whom to tell when a stop was ordered, has come further, or was lifted (N-11). Raises UnknownThing."""
+    order = stops.show_stop(tx, stop)
+    if order.phase == "notice":
+        names = listeners(tx, stop=order)
+        return Told(order, (), tuple((name, coming(tx, instance=name)) for name in names))
+    is_over = order.lifted is not None and order.scope == "consumer"
+    return Told(order, () if is_over else stops.audience(tx, stop=stop))
+
+
+def reason_of(stop: Stop, *, now: Instant) -> StopReason:
+    """What the root signs of a stop: how it comes, and how long is left by the custodian's clock.
+
+    Never more is left of a drain than it was long: the clock may have been set back since.
+    """
+    said = StopReason(stop.id, stop.epoch, stop.scope, stop.target, stop.reason, stop.at)
+    if stop.phase == "full" or (stop.phase == "drain" and stop.ends <= now):
+        return said
+    left = max(0, stop.begins - now)
+    if stop.phase == "drain":
+        left = min(stop.ends - now, stop.ends - stop.begins)
+    return msgspec.structs.replace(
+        said, mode=stop.phase, begins=stop.begins, ends=stop.ends, left=Duration(left)
+    )
 
 
 def listeners(tx: Tx, *, stop: Stop) -> tuple[str, ...]:
