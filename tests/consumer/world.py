@@ -28,10 +28,9 @@ from leasehold.core.messages import (
     EvidenceAnswer,
     EvidenceAsk,
     ExtensionAnswer,
-    OpenAiError,
-    OpenAiProblem,
     ReceiptAnswer,
 )
+from leasehold.core.problems import OpenAiError, OpenAiProblem
 from leasehold.core.receipts import Receipt, content_mac, sign_receipt
 from leasehold.core.statements import Signed, sign_text
 from leasehold.core.units import DAY, Duration, Instant, Units, after

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from leasehold.core.encoding import from_json
-from leasehold.core.messages import OpenAiProblem
+from leasehold.core.problems import OpenAiProblem
 from leasehold.core.units import MIB
 from leasehold.errors import BadMessage, EnclaveUnreachable, from_wire
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from leasehold.core.encoding import from_json
-from leasehold.core.messages import OpenAiError
+from leasehold.core.problems import OpenAiError
 from leasehold.errors import BadMessage, LeaseholdError, Unavailable, from_wire
 
 _TOLD_CHARS_MAX: Final = 2000

@@ -394,18 +394,3 @@ class ReceiptAnswer(_Record, frozen=True):
 
     receipt: Signed
     salt: bytes
-
-
-class OpenAiProblem(_Record, frozen=True):
-    """The inside of an OpenAI error; `code` is a code of `leasehold.errors`."""
-
-    message: str
-    type: str
-    code: str
-    param: str | None = None
-
-
-class OpenAiError(_Record, frozen=True):
-    """How every HTTP refusal of an enclave looks to a consumer."""
-
-    error: OpenAiProblem

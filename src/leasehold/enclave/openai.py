@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from leasehold.core import frames
 from leasehold.core.encoding import to_json
-from leasehold.core.messages import OpenAiError, OpenAiProblem
+from leasehold.core.problems import OpenAiError, OpenAiProblem
 from leasehold.core.units import Instant
 from leasehold.errors import BadRequest, LeaseholdError, Malformed, UnsupportedParameter
 
