@@ -243,10 +243,14 @@ def test_y6_the_passphrase_is_asked_for_once(tmp_path: Path) -> None:
     assert asked == [1]
 
 
-def test_y6_two_files_share_no_salt() -> None:
+def test_y6_one_salt_for_a_custodian_and_one_nonce_for_a_file() -> None:
     keeper = by_passphrase()
     one, two = keeper.wrap("a", b"x"), keeper.wrap("a", b"x")
-    assert (one.salt, one.nonce) != (two.salt, two.nonce)
+    assert one.salt == two.salt != by_passphrase().wrap("a", b"x").salt
+    assert one.nonce != two.nonce
+    later = by_passphrase()
+    later.unwrap(one)
+    assert later.wrap("b", b"x").salt == one.salt
 
 
 def test_y6_scrypt_is_as_the_file_says_and_dear_by_default() -> None:

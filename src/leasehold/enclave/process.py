@@ -34,6 +34,7 @@ from leasehold.net.tls import enclave_server_context
 T = TypeVar("T")
 FAREWELL_SECONDS: Final = 3.0
 CONFIGURATION_BYTES_MAX: Final = 64 * 1024
+_SWAPS: Final = Path("/proc/swaps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ async def run_instance(hints: Hints) -> None:
     clock, entropy = SystemClock(), os.urandom
     log = JsonLog(clock, simulated=attester.simulated)
     tls = TlsKey.make(entropy)
+    if _has_swap():
+        log.event("swap_on")
     keys = InstanceKeys(tls, enclave_certificate(tls, entropy=entropy), SigningKey.make(entropy))
     enclave: Enclave
 
@@ -116,6 +119,15 @@ def _read(path: Path) -> bytes:
             return file.read(CONFIGURATION_BYTES_MAX)
     except OSError as cause:
         raise FileTrouble(about=path, got=cause.strerror) from cause
+
+
+def _has_swap() -> bool:
+    """T48: whether the kernel may write pages of the model to a disk. No image of an enclave has swap."""
+    with suppress(
+        OSError
+    ):  # Gramine shows no such file, and enclave pages are not swapped in clear
+        return len(_SWAPS.read_text().splitlines()) > 1
+    return False
 
 
 def _no_core_dumps() -> None:

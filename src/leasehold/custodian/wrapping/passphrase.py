@@ -36,7 +36,8 @@ class PassphraseKeeper:
 
     def wrap(self, what: str, plaintext: bytes) -> ByPassphrase:
         """See `ring.Keeper`. Raises BadSetting for a passphrase that is too short."""
-        salt, nonce = self.entropy(SALT_BYTES), self.entropy(NONCE_BYTES)
+        known = (salt for salt, cost in self._derived if cost == self.cost)  # scrypt is dear
+        salt, nonce = next(known, None) or self.entropy(SALT_BYTES), self.entropy(NONCE_BYTES)
         key = self._key(what, salt, self.cost)
         return ByPassphrase(what, self.cost, salt, nonce, Aead(key).seal(nonce, plaintext))
 
