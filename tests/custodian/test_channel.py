@@ -52,6 +52,18 @@ async def guest(office: Office) -> Guest:
     return guest
 
 
+async def test_a_channel_is_closed_where_the_ledger_cannot_be_read(
+    office: Office, guest: Guest
+) -> None:
+    """O-10: the enclave comes back, to another replica where there is one."""
+    await office.store.close()
+    ours, theirs = Line.pair()
+    await asyncio.wait_for(attend(office.custodian, guest.id, theirs), WAIT_SECONDS)
+    with pytest.raises(ChannelClosed):
+        await ours.receive()
+    assert office.custodian.listeners.names() == ()
+
+
 async def test_every_message_is_answered(office: Office, guest: Guest) -> None:
     async with channel(office, guest) as line:
         await line.say(Heartbeat(1, ()))

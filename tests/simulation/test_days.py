@@ -9,7 +9,7 @@ import pytest
 from tools.simulate.many import live_all
 
 from leasehold.testing.simulation.day import Report, live, plan, run
-from leasehold.testing.simulation.trouble import TROUBLES
+from leasehold.testing.simulation.trouble import REPLICA_TROUBLES, TROUBLES
 from leasehold.testing.time import run_simulated
 
 DAYS = range(1, 501)
@@ -28,7 +28,7 @@ def test_no_invariant_breaks(reports: list[Report]) -> None:
 
 def test_the_days_were_bad_and_people_were_served_nevertheless(reports: list[Report]) -> None:
     events = sum((report.events for report in reports), Counter[str]())
-    for name in TROUBLES:
+    for name in (*TROUBLES, *REPLICA_TROUBLES):
         assert events[name] >= 20, name
     assert events["answer 200"] > 5_000
     assert sum(report.served for report in reports) > 100_000
@@ -36,8 +36,15 @@ def test_the_days_were_bad_and_people_were_served_nevertheless(reports: list[Rep
         assert sum(count for name, count in events.items() if name.endswith(code)) > 50, code
 
 
+def test_a_third_of_the_days_has_several_replicas() -> None:
+    counts = Counter(plan(seed).replicas for seed in DAYS)
+    assert counts.keys() == {1, 2, 3}
+    assert counts[2] + counts[3] > len(DAYS) // 4
+
+
 def test_a_seed_is_one_day_in_any_process(reports: list[Report]) -> None:
-    for seed in (3, 4, 5):
+    replicated = next(seed for seed in DAYS if plan(seed).replicas > 1)
+    for seed in (3, 4, 5, replicated):
         assert run(seed).digest == reports[seed - 1].digest
     assert len({report.digest for report in reports}) == len(reports)
 

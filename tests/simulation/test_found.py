@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 
 import pytest
@@ -41,7 +42,7 @@ def test_a_stop_whose_commit_was_reported_as_failed_is_obeyed_all_the_same() -> 
 
     async def story() -> None:
         disk = Disk(random.Random(1))  # noqa: S311  (must repeat)
-        world = await World.make(store=disk)
+        world = await World.make(stores=[disk.seat()])
         alice = await world.consumer("alice", 5_000)
         box = await world.enclave().serving()
         assert (await alice.ask(box, "hi <end>")).status == 200
@@ -80,7 +81,7 @@ def test_a_restore_under_a_wrong_clock_is_still_a_newer_epoch() -> None:
 
     async def story() -> None:
         disk = Disk(random.Random(2))  # noqa: S311  (must repeat)
-        world = await World.make(store=disk)
+        world = await World.make(stores=[disk.seat()])
         backup = disk.inside.snapshot()
         newest = 0
         for now in (START + 30 * DAY, START):
@@ -93,6 +94,49 @@ def test_a_restore_under_a_wrong_clock_is_still_a_newer_epoch() -> None:
             )
             assert number > newest
             newest = number
+        await world.end()
+
+    run_simulated(story)
+
+
+def test_a_channel_that_opens_while_the_database_is_away_is_closed_and_comes_back() -> None:
+    """Z-9: its replica could not look up what it should be told, and said so to nobody."""
+
+    async def story() -> None:
+        mistakes: list[str] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, told: mistakes.append(told["message"]))
+        disk = Disk(random.Random(3))  # noqa: S311  (must repeat)
+        world = await World.make(stores=[disk.seat(), disk.seat()], dead_man=60)
+        alice = await world.consumer("alice", 5_000)
+        box = await world.enclave().serving()
+        for seat in disk.seats:
+            seat.parted = True
+        for replica in world.replicas:
+            for channel in replica.open.values():
+                await channel.close()
+        await asyncio.sleep(20)
+        for seat in disk.seats:
+            seat.parted = False
+        await asyncio.sleep(20)
+        assert (await alice.ask(box, "hi <end>")).status == 200
+        await world.end()
+        del box
+        gc.collect()
+        assert mistakes == []
+
+    run_simulated(story)
+
+
+def test_a_stop_at_one_replica_is_obeyed_by_the_enclaves_of_all() -> None:
+    async def story() -> None:
+        disk = Disk(random.Random(4))  # noqa: S311  (must repeat)
+        world = await World.make(stores=[disk.seat() for _ in range(3)])
+        boxes = [await world.enclave().serving() for _ in range(6)]
+        assert [bool(replica.open) for replica in world.replicas] == [True] * 3
+        await world.custodian.stop(OPERATOR, "loan", LOAN, "enough")
+        await asyncio.sleep(0.5)
+        assert [box.enclave.state for box in boxes] == [State.STOPPED] * 6
         await world.end()
 
     run_simulated(story)

@@ -22,6 +22,8 @@ _WORK: Final = "leasehold.enclave.work"
 _LINK: Final = "leasehold.enclave.link"
 _BOOT: Final = "leasehold.enclave.boot"
 _SAID: Final = "leasehold.enclave.reports"
+_REPLICAS: Final = "leasehold.custodian.replicas"
+_POSTGRES: Final = "leasehold.custodian.store.postgres"
 _SQLITE: Final = "leasehold.custodian.store.sqlite"
 _GROUP: Final = "leasehold.custodian.store.group"
 _SITTING: Final = "leasehold.custodian.ledger.sitting"
@@ -449,6 +451,33 @@ _ALL: Final = (
         "return now - self.last_contact >= dead_man or now >= self._proven_until",
         "return now - self.last_contact >= dead_man and now >= self._proven_until",
         test="tests/scenarios/test_bad_luck.py::test_the_dead_mans_switch_ends_service_and_wipes",
+    ),
+    # Replicas ------------------------------------------------------------------------------------
+    Mistake(
+        "stop-elsewhere-not-pushed",
+        _REPLICAS,
+        "listeners.tell(audience, custodian.stop_order(stop))",
+        "listeners.tell(audience[:0], custodian.stop_order(stop))",
+    ),
+    Mistake(
+        "stop-not-told-to-replicas",
+        _SERVICE,
+        'tx.tell(f"{STOP} {stop.id}")',
+        "tx.tell(PROGRESS)",
+    ),
+    Mistake(
+        "gap-not-looked-at",
+        _REPLICAS,
+        "orders_for(tx, name)) for name in names]",
+        "orders_for(tx, name)) for name in names[:0]]",
+    ),
+    Mistake(
+        "memo-outlives-its-commit",
+        _POSTGRES,
+        "            tx = PgTx(connection, self._replica)\n",
+        "            tx = PgTx(connection, self._replica)\n"
+        '            tx.memo = self.__dict__.setdefault("memo", {})\n',
+        test="tests/custodian/test_replicas.py::test_callers_at_both_never_overspend_one_cap",
     ),
     # The store -----------------------------------------------------------------------------------
     Mistake(

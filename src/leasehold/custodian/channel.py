@@ -108,7 +108,8 @@ def parse_message(data: bytes) -> FromEnclave:
 async def attend(custodian: Custodian, instance: str, channel: Channel) -> None:
     """Serve a channel whose other end has proved to be `instance`, until it ends; closes it.
 
-    An instance that the ledger does not know, after a restore for one, is told to attest again.
+    An instance that the ledger does not know, after a restore for one, is told to attest again. Where the
+    ledger cannot be read the channel is closed: the enclave comes back, to another replica where there is one.
     """
     session = _Session(custodian, instance, channel)
     try:
@@ -117,6 +118,9 @@ async def attend(custodian: Custodian, instance: str, channel: Channel) -> None:
         again = AttestAgain(Problem(problem.code, problem.message))
         with suppress(ChannelClosed):
             await channel.send(to_json(again))
+        await channel.close()
+        return
+    except Unavailable:
         await channel.close()
         return
     try:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -24,21 +23,19 @@ from leasehold.attest.manifest import Manifest, sign_manifest
 from leasehold.attest.reference import Machine as ListedMachine
 from leasehold.attest.reference import Simulated
 from leasehold.core.crypto import SigningKey, TlsKey, sha256
-from leasehold.core.encoding import from_json, to_json
+from leasehold.core.encoding import to_json
 from leasehold.core.evidence import Attester, DeviceAttester
 from leasehold.core.lease import LeasePolicy
-from leasehold.core.messages import Attest, Challenge, Release
 from leasehold.core.statements import sign_text
 from leasehold.core.tariff import PER_TOKEN, Tariff
 from leasehold.core.units import DAY, SECOND, Duration, Units, after
 from leasehold.custodian.acts import NewLoan
-from leasehold.custodian.channel import attend
 from leasehold.custodian.ledger import books, consumers, grants, loans
 from leasehold.custodian.ledger.operators import Operator, Role
 from leasehold.custodian.ports import Ports
 from leasehold.custodian.seal import seal_folder
 from leasehold.custodian.service import Custodian
-from leasehold.custodian.settings import Keys, Rules
+from leasehold.custodian.settings import Keys
 from leasehold.custodian.store.inline import InlineStore
 from leasehold.custodian.store.port import Store
 from leasehold.enclave.boot import Enclave, Machine
@@ -46,21 +43,19 @@ from leasehold.enclave.prover import InstanceKeys
 from leasehold.enclave.serve import Application
 from leasehold.enclave.settings import KIND as CONFIGURATION_KIND
 from leasehold.enclave.settings import parse_settings
-from leasehold.errors import CustodianUnreachable, StoreFailed, UnknownThing
+from leasehold.errors import UnknownThing
 from leasehold.net.authority import (
     Authority,
-    InstanceIdentity,
     Validity,
     make_authority,
-    parse_identity,
 )
-from leasehold.net.certificates import enclave_certificate, identity_of, to_der
-from leasehold.net.channel import Channel
+from leasehold.net.certificates import enclave_certificate
 from leasehold.testing.box import MODEL, Box, Consumer
 from leasehold.testing.host import InProcessHost
 from leasehold.testing.machinery import Events, MemorySource, WorldLoader
+from leasehold.testing.replica import Replica, WorldWire
 from leasehold.testing.time import START, SeededEntropy, SimulatedClock, in_place
-from leasehold.testing.wires import Wire, channel_pair
+from leasehold.testing.wires import Wire
 from leasehold_simtee.machine import Machine as SimulatedMachine
 from leasehold_simtee.measure import measure
 
@@ -69,54 +64,7 @@ __all__ = ["LOAN", "MODEL", "OPERATOR", "Box", "Consumer", "World"]
 T = TypeVar("T")
 OPERATOR: Final = Operator("admin", Role.ADMIN)
 TOKEN_SECONDS: Final = 0.02
-REQUEST_SECONDS_MAX: Final = 10.0
 LOAN: Final = "clinic"
-
-
-class WorldWire:
-    """A CustodianWire over breakable memory: requests and channel messages cross it as bytes."""
-
-    def __init__(self, world: World, wire: Wire) -> None:
-        self._world, self.wire = world, wire
-
-    async def challenge(self) -> Challenge:
-        """See `link.CustodianWire`."""
-        return await self._ask(self._world.custodian.challenge, Challenge)
-
-    async def attest(self, message: Attest) -> Release:
-        """See `link.CustodianWire`."""
-        again = from_json(to_json(message), Attest)
-        return await self._ask(lambda: self._world.custodian.attest(again), Release)
-
-    async def open_channel(self, certificate: str) -> Channel:
-        """See `link.CustodianWire`."""
-        if not self._world.is_up or not (self.wire.copies(up=True) and self.wire.copies(up=False)):
-            await asyncio.sleep(REQUEST_SECONDS_MAX)
-            raise CustodianUnreachable(about="simulated wire")
-        identity = parse_identity(identity_of(to_der(certificate)))
-        if not isinstance(identity, InstanceIdentity):
-            raise CustodianUnreachable(about="certificate", got=identity.uri)
-        ours, theirs = channel_pair(self.wire)
-        self._world.hold(attend(self._world.custodian, identity.instance, theirs), theirs)
-        return ours
-
-    async def _ask(self, act: Callable[[], Awaitable[T]], kind: type[T]) -> T:
-        arrives = self.wire.copies(up=True)
-        if not arrives or not self._world.is_up:
-            await asyncio.sleep(REQUEST_SECONDS_MAX)
-            raise CustodianUnreachable(about="simulated wire")
-        await asyncio.sleep(arrives[0])
-        life = self._world.lives
-        try:
-            answer = to_json(await act())
-        except StoreFailed:
-            if life == self._world.lives:
-                raise
-            answer = b""
-        if life != self._world.lives or not self.wire.copies(up=False):
-            await asyncio.sleep(REQUEST_SECONDS_MAX)
-            raise CustodianUnreachable(about="simulated wire")
-        return from_json(answer, kind)
 
 
 @cache
@@ -134,10 +82,10 @@ class World:
         self.clock = SimulatedClock()
         self.root = SigningKey.make(self.entropy)
         self.machine = SimulatedMachine.create(self.entropy, START)
-        self.store: Store = InlineStore.open()
-        self.is_up = True
-        self.lives = 0  # how often the custodian was killed
-        self.custodian: Custodian
+        self.stores: list[Store] = [InlineStore.open()]  # one for each replica
+        self.clocks = [self.clock]  # likewise
+        self.replicas = [Replica()]
+        self._balancing = random.Random(f"balancer {seed}")
         self.configuration = b""
         self.manifest = b""
         self.sealed = b""
@@ -145,8 +93,6 @@ class World:
         self.measurement = _measured()
         self.documents: tuple[Document, ...] = ()
         self._keys: Keys
-        self._channels: dict[asyncio.Task[None], Channel] = {}
-        self._sweeping: asyncio.Task[None] | None = None
         self._boxes: list[Box] = []
 
     @classmethod
@@ -159,17 +105,20 @@ class World:
         policy: LeasePolicy | None = None,
         dead_man: int = 20,
         instances_max: int = 8,
-        store: Store | None = None,
+        stores: Sequence[Store] = (),
         **configured: object,
     ) -> World:
         """A world with a custodian that lends one model under one loan.
 
-        `dead_man` in seconds; `configured` replaces keys of the enclave's configuration.
+        `dead_man` in seconds; `stores` has one for each replica of the custodian, all over one ledger;
+        `configured` replaces keys of the enclave's configuration.
         """
         world = cls(seed)
-        if store is not None:
+        if stores:
             await world.store.close()
-            world.store = store
+            world.stores = [*stores]
+            world.clocks += [SimulatedClock() for _ in stores[1:]]
+            world.replicas = [Replica() for _ in stores]
         tls = TlsKey.make(world.entropy)
         validity = Validity(START, after(START, 365 * DAY))
         authority = make_authority(tls, name="world", validity=validity, entropy=world.entropy)
@@ -179,7 +128,8 @@ class World:
         world._seal()
         world.configuration = world.configure(dead_man=dead_man, **configured)
         world.manifest = world.make_manifest()
-        world.start_custodian()
+        for number in range(len(world.replicas)):
+            world.start_custodian(number)
         await world.custodian.change(
             lambda tx, now: loans.add_model(
                 tx,
@@ -206,44 +156,50 @@ class World:
 
     # The custodian -------------------------------------------------------------------------------
 
-    def start_custodian(self) -> None:
-        """Start the custodian, also again after `kill_custodian`: the ledger is all it remembers."""
-        held = HeldCollateral([parse_collateral(self.machine.collateral)], self.documents)
+    @property
+    def store(self) -> Store:
+        """The ledger, as the first replica has it."""
+        return self.stores[0]
+
+    @store.setter
+    def store(self, store: Store) -> None:
+        self.stores[0] = store
+
+    @property
+    def custodian(self) -> Custodian:
+        """Where an operator comes to: any replica that is up."""
+        up = [replica for replica in self.replicas if replica.is_up] or self.replicas
+        return (up[0] if len(up) == 1 else self._balancing.choice(up)).custodian
+
+    @property
+    def is_up(self) -> bool:
+        """Whether any replica is."""
+        return any(replica.is_up for replica in self.replicas)
+
+    def route(self) -> Replica:
+        """Where a balancer leads a new connection: mostly to a replica that is up."""
+        up = [replica for replica in self.replicas if replica.is_up]
+        if len(self.replicas) == 1 or not up:
+            return self.replicas[0]
+        return self._balancing.choice(up if self._balancing.random() < 0.9 else self.replicas)
+
+    def start_custodian(self, number: int = 0) -> None:
+        """Start a replica, also again after it was killed: the ledger is all it remembers."""
         ports = Ports(
-            store=self.store,
-            clock=self.clock,
+            store=self.stores[number],
+            clock=self.clocks[number],
             entropy=self.entropy,
-            collateral=held,
+            collateral=HeldCollateral([parse_collateral(self.machine.collateral)], self.documents),
             model_keys=_OneKey(self),
             run_blocking=in_place,
         )
-        self.custodian = Custodian(self._keys, Rules(), ports)
-        self.is_up = True
-        self._sweeping = asyncio.create_task(self._sweep(self.custodian))
+        self.replicas[number].start(self._keys, ports)
 
     async def kill_custodian(self) -> None:
-        """kill -9: every connection breaks, nothing is said; what was committed stays."""
-        self.is_up = False
-        self.lives += 1
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-        for task, channel in list(self._channels.items()):
-            task.cancel()
-            await channel.close()
-        self._channels.clear()
+        """kill -9 of every replica."""
+        for replica in self.replicas:
+            await replica.kill()
         await asyncio.sleep(0.01)
-
-    async def _sweep(self, custodian: Custodian) -> None:
-        while True:
-            await asyncio.sleep(1)
-            with suppress(StoreFailed):  # as `serve` does: the next one may find the disk well
-                await custodian.sweep()
-
-    def hold(self, serving: Any, channel: Channel) -> None:
-        """Run a channel's server side until it ends or the custodian is killed."""
-        task = asyncio.create_task(serving)
-        self._channels[task] = channel
-        task.add_done_callback(lambda done: self._channels.pop(done, None))
 
     async def check_books(self) -> None:
         """Invariant 1 and 8: every account adds up, at this very moment."""
@@ -369,7 +325,7 @@ class World:
         keys = InstanceKeys(tls, certificate, SigningKey.make(self.entropy))
         machine = Machine(
             attester or self.machine.attester(self.measurement),
-            WorldWire(self, wire),
+            WorldWire(self.route, wire),
             host,
             clock,
             self.entropy,

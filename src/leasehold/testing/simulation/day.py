@@ -24,12 +24,13 @@ from leasehold.testing.box import Box
 from leasehold.testing.simulation.disk import Disk
 from leasehold.testing.simulation.observer import Observer, Sight, Violation
 from leasehold.testing.simulation.people import Crowd, Person
-from leasehold.testing.simulation.trouble import TROUBLES, resume
+from leasehold.testing.simulation.trouble import REPLICA_TROUBLES, TROUBLES, Trouble, resume
 from leasehold.testing.time import run_simulated
 from leasehold.testing.world import LOAN, World
 
 ENCLAVES_MAX: Final = 8
 PEOPLE_MAX: Final = 50
+REPLICATED: Final = 0.35  # of all days
 EVENING_SECONDS: Final = 60.0  # I11: without any fault
 HABITS: Final = ("steady", "whole", "greedy", "hang-up", "crowd", "embed", "extension")
 HOSTILE: Final = ("stranger", "junk")
@@ -52,6 +53,7 @@ class Plan:
     double: float
     delay: float  # seconds, the longest
     disk_seconds: float
+    replicas: int  # of the custodian, all on one ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ def plan(seed: int) -> Plan:
         double=0.0 if calm else luck.uniform(0, 0.3),
         delay=0.002 if calm else luck.choice([0.01, 0.1, 1.0]),
         disk_seconds=luck.choice([0.0, 0.001, 0.02]),
+        replicas=luck.choice([2, 3]) if luck.random() < REPLICATED else 1,
     )
 
 
@@ -105,7 +108,7 @@ class Day:
         self.boxes: list[Box] = []
         self.crowd = Crowd(observer, planned.tariff, self.answering)
         self._acts: set[asyncio.Task[None]] = set()
-        disk.on_crash = lambda: self.act(self.crash())
+        disk.on_crash = lambda seat: self.act(self.crash(disk.seats.index(seat)))
 
     def answering(self) -> list[Box]:
         """Enclaves to which a consumer connects: those that serve, and now and then any."""
@@ -151,21 +154,33 @@ class Day:
         box.life.add_done_callback(_retrieve)
         return box
 
-    async def crash(self) -> None:
-        """kill -9 of the custodian, and its start some seconds later."""
-        if not self.world.is_up:
+    @property
+    def troubles(self) -> dict[str, Trouble]:
+        """What may happen in this day."""
+        return TROUBLES | (REPLICA_TROUBLES if self.plan.replicas > 1 else {})
+
+    async def crash(self, number: int = 0) -> None:
+        """kill -9 of one replica, and its start some seconds later."""
+        replica, seat = self.world.replicas[number], self.disk.seats[number]
+        if not replica.is_up:
             return
-        self.disk.die()
-        await self.world.kill_custodian()
+        seat.die()
+        await replica.kill()
+        await asyncio.sleep(0.01)
         self.observer.tell("custodian killed")
         await asyncio.sleep(self.luck.choice([0.05, 1.0, 6.0]))
-        self.revive()
+        self.revive(number)
 
-    def revive(self) -> None:
-        """Start the custodian again unless somebody else did."""
-        if not self.world.is_up:
-            self.world.start_custodian()
+    def revive(self, number: int) -> None:
+        """Start a replica again unless somebody else did."""
+        if not self.world.replicas[number].is_up:
+            self.world.start_custodian(number)
             self.observer.tell("custodian started")
+
+    def revive_all(self) -> None:
+        """Start all that are down."""
+        for number in range(self.plan.replicas):
+            self.revive(number)
 
     async def join(self, name: str) -> None:
         """Enrol a consumer with a budget, which begins to ask."""
@@ -196,10 +211,10 @@ async def live(planned: Plan) -> Report:
         policy=planned.policy,
         dead_man=planned.dead_man,
         instances_max=ENCLAVES_MAX,
-        store=disk,
+        stores=[disk.seat() for _ in range(planned.replicas)],
     )
     day = Day(planned, world, disk, observer)
-    disk.seconds = planned.disk_seconds
+    disk.seconds, troubles = planned.disk_seconds, day.troubles
     for number in range(planned.enclaves):
         day.boot()
         if number == 0:
@@ -212,9 +227,9 @@ async def live(planned: Plan) -> Report:
     end = loop.time() + 60 * planned.minutes
     while loop.time() < end and observer.violation is None:
         await asyncio.sleep(day.luck.expovariate(1 / planned.trouble_every))
-        name = day.luck.choices([*TROUBLES], weights=[t.weight for t in TROUBLES.values()])[0]
+        name = day.luck.choices([*troubles], weights=[t.weight for t in troubles.values()])[0]
         observer.tell(name)
-        day.act(TROUBLES[name].happen(day))
+        day.act(troubles[name].happen(day))
         await day.check()
     if observer.violation is None:
         await _evening(day)
@@ -244,7 +259,10 @@ async def _evening(day: Day) -> None:
         box.clock.run_at(1.0)
         day.sight(box).deaf = False
         box.host.resume()
-    day.revive()
+    for seat in disk.seats:
+        seat.parted = seat.deaf = False
+        seat.listen_again()
+    day.revive_all()
     try:
         async with asyncio.timeout(EVENING_SECONDS):
             await day.crowd.end()
@@ -252,7 +270,7 @@ async def _evening(day: Day) -> None:
     except TimeoutError:
         observer.fail(11, f"{day.crowd.under_way} requests did not end")
         return
-    day.revive()
+    day.revive_all()
     await asyncio.sleep(30)  # longer than the longest pause before an enclave connects again
     await _all_stopped(day)
     await resume(day)

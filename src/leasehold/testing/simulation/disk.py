@@ -1,23 +1,26 @@
-"""A disk that fails: slow, full, cut off in the middle of a commit, put back as it was an hour ago.
+"""A ledger's disk that fails, and the replicas' seats at it: slow, full, cut off, put back as it was.
 
 Spec: docs/spec/simulation.md, Z-2. What it holds is what was committed; who dies before a commit leaves
-nothing, who dies after it leaves everything and has told nobody.
+nothing, who dies after it leaves everything and has told nobody. Several replicas have one seat each at the
+same ledger, and hear of each other by news, late or never, as PostgreSQL's listeners do (L-10).
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 from leasehold.custodian.store.inline import InlineStore
-from leasehold.custodian.store.port import Tx
+from leasehold.custodian.store.port import Row, Tx
 from leasehold.errors import StoreFailed
 
 T = TypeVar("T")
+NEWS_SECONDS_MAX: Final = 0.05
+PARTED_SECONDS_MAX: Final = 20.0  # what a statement may take before it is given up (L-11)
 
 
 class Moment(Enum):
@@ -35,10 +38,10 @@ def _nobody(_tx: Tx) -> None:
 
 @dataclass(slots=True)
 class Disk:
-    """A `Store` over one that never fails. `watch` sees the ledger after every commit.
+    """What all replicas write to. `watch` sees the ledger after every commit.
 
-    `crash` names a moment of the write after `crash_in` others at which `on_crash` is called, and from
-    then on whoever waits for a write of that life hears that it failed.
+    `crash` names a moment of the write after `crash_in` others at which `on_crash` is called with the seat
+    that writes, and from then on whoever waits for a write of that life hears that it failed.
     """
 
     luck: random.Random
@@ -48,62 +51,148 @@ class Disk:
     lie: float = 0.0  # how often a commit is said to have failed
     crash: Moment | None = None
     crash_in: int = 0
-    on_crash: Callable[[], None] = lambda: None
+    on_crash: Callable[[Seat], None] = lambda _: None
     watch: Callable[[Tx], None] = _nobody
+    seats: list[Seat] = field(default_factory=list)
+
+    def seat(self) -> Seat:
+        """A `Store` for one more replica."""
+        self.seats.append(Seat(self))
+        return self.seats[-1]
+
+    def die(self) -> None:
+        """All processes that used it are gone: nothing that they wait for will be."""
+        for seat in self.seats:
+            seat.die()
+
+    def put_back(self, snapshot: bytes) -> None:
+        """Replace all by an older state, as somebody with a backup does."""
+        self.inside = InlineStore.open(snapshot)
+
+    async def pause(self) -> None:
+        """Take the time of one step."""
+        if self.seconds:
+            await asyncio.sleep(self.luck.uniform(0, self.seconds))
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """One replica's `Store`. `parted` from the database nothing comes through; `deaf` it hears no news.
+
+    `gaps` counts how often it may have missed some.
+    """
+
+    disk: Disk
+    parted: bool = False
+    deaf: bool = False
+    gaps: int = 0
     _life: int = 0
+    _hear: Callable[[str], None] | None = None
 
     async def write(self, act: Callable[[Tx], T]) -> T:
         """See `port.Store`."""
-        life = self._life
+        life, disk, news = self._life, self.disk, list[str]()
         await self._step(life, Moment.BEFORE)
-        if self.full:
+        if disk.full:
             raise StoreFailed(about="simulated disk", got="full")
+        telling = act if len(disk.seats) == 1 else lambda tx: act(_TellingTx(tx, news))
         try:
-            result = await self.inside.write(act)
+            result = await disk.inside.write(telling)
         finally:
-            self.inside.peek(self.watch)
+            disk.inside.peek(disk.watch)
+        for seat in disk.seats:
+            if seat is not self:
+                seat.tell(news)
         await self._step(life, Moment.AFTER)
-        if self.lie and self.luck.random() < self.lie:
+        if disk.lie and disk.luck.random() < disk.lie:
             raise StoreFailed(about="simulated disk", got="no answer to a commit")
         return result
 
     async def read(self, act: Callable[[Tx], T]) -> T:
         """See `port.Store`."""
         life = self._life
-        await self._pause()
-        self._check(life)
-        return await self.inside.read(act)
+        await self._through(life)
+        return await self.disk.inside.read(act)
 
     def on_news(self, hear: Callable[[str], None]) -> None:
         """See `port.Store`."""
-        self.inside.on_news(hear)
+        self._hear = hear
+        self._listen()
 
     async def close(self) -> None:
         """See `port.Store`."""
-        await self.inside.close()
+        await self.disk.inside.close()
 
     def die(self) -> None:
         """The process that used it is gone: nothing that it waits for will be."""
         self._life += 1
-        self.crash = None
+        self._hear = None
+        self.disk.crash = None
 
-    def put_back(self, snapshot: bytes) -> None:
-        """Replace all by an older state, as somebody with a backup does."""
-        self.inside = InlineStore.open(snapshot)
+    # News ----------------------------------------------------------------------------------------
+
+    def tell(self, news: Sequence[str]) -> None:
+        """Let this replica hear what another one has just committed, a moment later."""
+        if self.hears:
+            for one in news:
+                seconds = self.disk.luck.uniform(0, NEWS_SECONDS_MAX)
+                asyncio.get_running_loop().call_later(seconds, self._arrive, one, self.gaps)
+
+    @property
+    def hears(self) -> bool:
+        """Whether news reach it at the moment."""
+        return self._hear is not None and not (self.deaf or self.parted)
+
+    def miss(self) -> None:
+        """News that are under way are lost from now on, while `deaf` or `parted`."""
+        self.gaps += 1
+
+    def listen_again(self) -> None:
+        """The gap is over, and the replica is told that there was one."""
+        if self.hears:
+            self._listen()
+
+    def _listen(self) -> None:
+        if len(self.disk.seats) > 1:
+            self._arrive("", self.gaps)
+
+    def _arrive(self, news: str, gaps: int) -> None:
+        if self._hear is not None and gaps == self.gaps:
+            self._hear(news)
+
+    # What may fail -------------------------------------------------------------------------------
 
     async def _step(self, life: int, moment: Moment) -> None:
-        if self.crash is moment:
-            self.crash_in -= 1
-            if self.crash_in < 0:
-                self.crash = None
-                self.on_crash()
-        await self._pause()
-        self._check(life)
+        disk = self.disk
+        if disk.crash is moment:
+            disk.crash_in -= 1
+            if disk.crash_in < 0:
+                disk.crash = None
+                disk.on_crash(self)
+        await self._through(life)
 
-    async def _pause(self) -> None:
-        if self.seconds:
-            await asyncio.sleep(self.luck.uniform(0, self.seconds))
-
-    def _check(self, life: int) -> None:
+    async def _through(self, life: int) -> None:
+        await self.disk.pause()
+        if self.parted:
+            await asyncio.sleep(self.disk.luck.uniform(0, PARTED_SECONDS_MAX))
+            raise StoreFailed(about="simulated database", got="no answer")
         if life != self._life:
             raise StoreFailed(about="simulated disk", got="a crash")
+
+
+class _TellingTx:
+    """A `Tx` that keeps what it is told to tell."""
+
+    __slots__ = ("_news", "_tx", "execute", "execute_many", "memo")
+
+    execute: Callable[..., list[Row]]
+    execute_many: Callable[..., None]
+    memo: dict[str, Any]
+
+    def __init__(self, tx: Tx, news: list[str]) -> None:
+        self._tx, self._news = tx, news
+        self.execute, self.execute_many, self.memo = tx.execute, tx.execute_many, tx.memo
+
+    def tell(self, news: str) -> None:
+        """See `port.Tx`."""
+        self._news.append(news)

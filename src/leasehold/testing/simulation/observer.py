@@ -87,6 +87,7 @@ class Sight:
     old: bool = False  # it was there before the ledger was put back
     stopped: float | None = None  # when an order reached it
     consumers: dict[str, float] = field(default_factory=dict)  # likewise, by consumer
+    told: set[int] = field(default_factory=set)  # the stops that it was sent an order of
     asked: dict[int, float] = field(default_factory=dict)  # when each lease was asked for
     live: dict[bytes, float] = field(default_factory=dict)  # until when each key's lease lives
 
@@ -140,6 +141,10 @@ class Observer:
                 said: FromEnclave = from_json(message, FromEnclave)
                 if isinstance(said, LeaseAsk):
                     sight.asked.setdefault(said.sequence, _time())
+            elif not up and b'"stop-order"' in message:
+                order: FromCustodian = from_json(message, FromCustodian)
+                if isinstance(order, StopOrder):
+                    sight.told.add(from_json(order.statement.payload, StopReason).stop)
 
         box.wire.tap, box.wire.spy = tap, spy
         return sight

@@ -17,7 +17,8 @@ from leasehold.core.statements import Signed
 from leasehold.core.units import DAY, Units
 from leasehold.custodian.ledger import consumers, epoch, extensions, grants, loans, stops
 from leasehold.errors import LeaseholdError
-from leasehold.testing.simulation.disk import Moment
+from leasehold.testing.simulation.disk import Moment, Seat
+from leasehold.testing.simulation.news import told_soon
 from leasehold.testing.world import LOAN, OPERATOR
 
 if TYPE_CHECKING:
@@ -155,8 +156,12 @@ async def _go_rogue(day: Day) -> None:
 
 
 async def _crash(day: Day) -> None:
-    """kill -9."""
-    await day.crash()
+    """kill -9 of the custodian, or of one replica."""
+    await day.crash(_any_replica(day))
+
+
+def _any_replica(day: Day) -> int:
+    return day.luck.randrange(day.plan.replicas) if day.plan.replicas > 1 else 0
 
 
 async def _crash_in_write(day: Day) -> None:
@@ -181,10 +186,11 @@ async def _lying_disk(day: Day) -> None:
 
 async def _custodian_clock(day: Day) -> None:
     """The custodian's own wall clock is set off, and set right later."""
+    clock = day.world.clocks[_any_replica(day)]
     off = day.luck.choice([-30 * DAY, -60_000, 60_000, 30 * DAY])
-    day.world.clock.jump_wall(off)
+    clock.jump_wall(off)
     await asyncio.sleep(day.luck.uniform(1, 8))
-    day.world.clock.jump_wall(-off)
+    clock.jump_wall(-off)
 
 
 async def _back_up(day: Day) -> None:
@@ -210,11 +216,43 @@ async def _restore(day: Day) -> None:
     )
     await day.disk.inside.read(day.observer.committed)
     await day.disk.inside.read(lambda tx: day.observer.restored(tx, epoch=number))
-    day.revive()
+    day.revive_all()
     await day.check()
     await asyncio.sleep(day.luck.uniform(1, 15))
     await resume(day)
     await _boot(day)
+
+
+# Replicas ----------------------------------------------------------------------------------------
+
+
+async def _part(day: Day) -> None:
+    """A replica is cut off from the database for a while; what it was writing is in doubt."""
+    seat = day.luck.choice(day.disk.seats)
+    await _hear_nothing(day, seat, "parted", day.luck.choice([0.5, 4.0, 15.0]))
+
+
+async def _lose_news(day: Day) -> None:
+    """A replica's listening connection breaks; it can read and write all the same."""
+    seat = day.luck.choice(day.disk.seats)
+    await _hear_nothing(day, seat, "deaf", day.luck.choice([0.2, 1.0, 8.0]))
+
+
+async def _hear_nothing(day: Day, seat: Seat, why: str, seconds: float) -> None:
+    setattr(seat, why, True)
+    seat.miss()
+    await asyncio.sleep(seconds)
+    setattr(seat, why, False)
+    seat.listen_again()
+    day.act(told_soon(day))
+
+
+async def _move(day: Day) -> None:
+    """A balancer ends a connection; the enclave comes back, to any replica."""
+    instance = _any_box(day).enclave.instance
+    for replica in day.world.replicas:
+        if instance in replica.open:
+            await replica.open[instance].close()
 
 
 # Operators ---------------------------------------------------------------------------------------
@@ -233,6 +271,7 @@ async def _stop(day: Day) -> None:
     }
     stop = await day.world.custodian.stop(OPERATOR, scope, targets[scope], "a drill")
     day.observer.tell("stopped", f"{stop.id} {scope}")
+    day.act(told_soon(day))
     await asyncio.sleep(day.luck.uniform(0, 10))
     await _lift(day, stop.id)
     if scope != "consumer":
@@ -349,4 +388,9 @@ TROUBLES: Final[dict[str, Trouble]] = {
     "decide": Trouble(6, _decide),
     "keys": Trouble(3, _change_keys),
     "manifest": Trouble(1, _change_manifest),
+}
+REPLICA_TROUBLES: Final[dict[str, Trouble]] = {
+    "replica parted": Trouble(4, _part),
+    "news lost": Trouble(5, _lose_news),
+    "moved": Trouble(5, _move),
 }

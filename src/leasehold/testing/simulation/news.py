@@ -1,0 +1,48 @@
+"""Whether replicas pass on what they hear: who is connected to one obeys a stop that was ordered at another.
+
+Spec: docs/spec/simulation.md, Z-9. A heartbeat tells an order again within seconds, so that one that was not
+passed on is soon forgotten; this looks before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from leasehold.custodian.decide import orders_for
+from leasehold.custodian.store.port import Tx
+
+if TYPE_CHECKING:
+    from leasehold.testing.simulation.day import Day
+
+TOLD_SECONDS: Final = 0.5  # news take 0.05 at most, and a read as much
+
+
+async def told_soon(day: Day) -> None:
+    """Z-9: half a second from now every enclave whose replica missed nothing was told all its orders."""
+    seats, replicas = day.disk.seats, day.world.replicas
+    if len(replicas) == 1:
+        return
+    listening = {
+        instance: (replica, channel, seat, seat.gaps, replica.lives)
+        for replica, seat in zip(replicas, seats, strict=True)
+        if replica.is_up and seat.hears
+        for instance, channel in replica.open.items()
+    }
+
+    def orders(tx: Tx) -> dict[str, set[int]]:
+        return {name: {stop.id for stop in orders_for(tx, name)} for name in listening}
+
+    before = day.disk.inside.peek(orders)
+    await asyncio.sleep(TOLD_SECONDS)
+    still = day.disk.inside.peek(orders)
+    for instance, (replica, channel, seat, gaps, lives) in listening.items():
+        missed = gaps != seat.gaps or not seat.hears or lives != replica.lives
+        if missed or replica.open.get(instance) is not channel:
+            continue
+        sight = day.observer.seen[instance]
+        untold = (before[instance] & still[instance]) - sight.told
+        if untold:
+            day.observer.fail(
+                4, f"stop {min(untold)} was not passed on by a replica that heard of it"
+            )
