@@ -56,7 +56,7 @@ async def test_a_channel_is_closed_where_the_ledger_cannot_be_read(
     office: Office, guest: Guest
 ) -> None:
     """O-10: the enclave comes back, to another replica where there is one."""
-    await office.store.close()
+    await office.custodian.ports.store.close()
     ours, theirs = Line.pair()
     await asyncio.wait_for(attend(office.custodian, guest.id, theirs), WAIT_SECONDS)
     with pytest.raises(ChannelClosed):
