@@ -102,6 +102,7 @@ def write(
     shape: Shape,
     vocabulary: Vocabulary,
     tensors: Mapping[str, npt.NDArray[Any]],
+    template: str = CHAT_TEMPLATE,
 ) -> None:
     """Write the file. uint8 tensors are taken for q8_0, float32 ones are stored as they are.
 
@@ -126,7 +127,7 @@ def write(
     writer.add_rope_dimension_count(shape.head_width)
     writer.add_rope_freq_base(ROPE_BASE)
     writer.add_vocab_size(shape.vocabulary)
-    add_vocabulary(writer, vocabulary)
+    add_vocabulary(writer, vocabulary, template)
     for tensor_name, tensor in sorted(tensors.items()):
         packed = gguf.GGMLQuantizationType.Q8_0 if tensor.dtype == np.uint8 else None
         writer.add_tensor(tensor_name, tensor, raw_dtype=packed)
@@ -136,7 +137,7 @@ def write(
     writer.close()
 
 
-def add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary, template: str) -> None:
     """Write tokens, merges, special tokens and chat template."""
     tokens = list(vocabulary.tokens)
     writer.add_tokenizer_model("gpt2")
@@ -150,4 +151,4 @@ def add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
     writer.add_pad_token_id(tokens.index(PAD))
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
+    writer.add_chat_template(template)

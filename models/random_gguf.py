@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from models.llama_gguf import BLOCK, SPECIALS, Shape, Vocabulary, pad_to_block, write
+from models.llama_gguf import BLOCK, CHAT_TEMPLATE, SPECIALS, Shape, Vocabulary, pad_to_block, write
 
 MEGABYTE: Final = 1_000_000
 BYTES_PER_WEIGHT: Final = 34 / BLOCK  # q8_0: 32 int8 and one float16 scale
@@ -52,7 +52,9 @@ def random_matrix(random: np.random.Generator, rows: int, columns: int) -> npt.N
     return packed.reshape(rows, -1)
 
 
-def random_gguf(path: Path, *, size_bytes: int = MEGABYTE, seed: int = 0) -> Path:
+def random_gguf(
+    path: Path, *, size_bytes: int = MEGABYTE, seed: int = 0, template: str = CHAT_TEMPLATE
+) -> Path:
     """Write a file of about that size and return its path. One seed, one file, byte for byte."""
     vocabulary = byte_vocabulary()
     shape = shape_of(size_bytes, len(vocabulary.tokens))
@@ -61,7 +63,7 @@ def random_gguf(path: Path, *, size_bytes: int = MEGABYTE, seed: int = 0) -> Pat
         name: random_matrix(random, *size) for name, size in shape.matrices().items()
     }
     tensors |= {name: np.ones(shape.width, np.float32) for name in shape.norms()}
-    write(path, f"random-{seed}", shape, vocabulary, tensors)
+    write(path, f"random-{seed}", shape, vocabulary, tensors, template)
     return path
 
 

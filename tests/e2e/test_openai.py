@@ -133,6 +133,25 @@ def test_text_completions(clinic: Enclave) -> None:
     assert whole.choices[0].finish_reason == "length"
 
 
+def test_answers_are_held_to_a_schema_and_to_a_grammar(clinic: Enclave) -> None:
+    client = clinic.openai()
+    schema = {"type": "object", "properties": {"x": {"enum": [7]}}, "required": ["x"]}
+    held = client.chat.completions.create(
+        model=USES_TINY,
+        messages=turn("What is a lease?"),
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+    )
+    assert json.loads(held.choices[0].message.content or "")["x"] == 7
+    written = client.completions.create(
+        model=USES_TINY, prompt="a", extra_body={"grammar": 'start: "yes" | "no"'}
+    )
+    assert written.choices[0].text in ("yes", "no")
+    with pytest.raises(openai.BadRequestError, match="grammar"):
+        client.completions.create(model=USES_TINY, prompt="a", extra_body={"grammar": "start: ("})
+    with pytest.raises(openai.BadRequestError, match="logprobs"):
+        client.chat.completions.create(model=USES_TINY, messages=turn("a"), logprobs=True)
+
+
 def test_vectors_are_the_reference_s_in_both_encodings(
     search: Enclave, reference: Reference
 ) -> None:

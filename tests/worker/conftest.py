@@ -66,6 +66,31 @@ def nonsense(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return make_gguf(tmp_path_factory.mktemp("nonsense"), 2_000_000)
 
 
+# In the manner of Hermes and Qwen: it describes functions, and shows calls and what they answered.
+TOOLS_TEMPLATE = """{%- if tools %}<|system|>
+<tools>{% for tool in tools %}
+{{ tool | tojson }}{% endfor %}
+</tools>
+Answer {"name": ..., "arguments": ...} between <tool_call> and </tool_call>.
+{% endif %}{%- for message in messages %}{%- if message.tool_calls %}<|assistant|>
+{{ message.content }}{% for tool_call in message.tool_calls %}
+<tool_call>
+{"name": "{{ tool_call.function.name }}", "arguments": {{ tool_call.function.arguments | tojson }}}
+</tool_call>{% endfor %}
+{% else %}<|{{ message.role }}|>
+{{ message.content }}
+{% endif %}{%- endfor %}<|assistant|>
+"""
+
+
+@pytest.fixture(scope="session")
+def caller(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """Nonsense whose template knows functions."""
+    path = tmp_path_factory.mktemp("caller") / "model.gguf"
+    random_gguf(path, size_bytes=2_000_000, template=TOOLS_TEMPLATE)
+    return Model("llama", {"model.gguf": path.read_bytes()})
+
+
 @pytest.fixture(scope="session")
 def slow_nonsense(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """Sixty megabytes: its prefill takes long enough to be cancelled in the middle."""

@@ -36,8 +36,8 @@ PROMPTS = (CHAT, Text("What is a lease?"), Tokens((4, 5, 6)))
 SCHEMA = json.dumps({"const": "äé€😀"})
 GREEDY = Sampling(temperature=0.0)
 CAN = {
-    "fake": {Capability.CHAT, Capability.TEXT, Capability.EMBED, Capability.INFER},
-    "llama": {Capability.CHAT, Capability.TEXT, Capability.SCHEMA},
+    "fake": set(Capability) - {Capability.SCHEMA},
+    "llama": {Capability.CHAT, Capability.TEXT, Capability.SCHEMA, Capability.PROBS},
     "onnx": {Capability.EMBED},
 }
 

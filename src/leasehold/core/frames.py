@@ -22,6 +22,8 @@ GROUP_TOKENS_MAX: Final = 16  # a quarter of the 64 tokens that admission reserv
 LONGEST_TOKEN_BYTES_MAX: Final = 512  # runs of 128 spaces are the longest published tokens
 CONTEXT_TOKENS_MAX: Final = 1 << 24  # sixteen times the longest published context
 LENGTH_BYTES: Final = 4
+CALLS_MAX: Final = 128  # calls in one turn
+TOP_PROBS_MAX: Final = 20  # OpenAI's limit
 
 Id = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
@@ -52,7 +54,9 @@ class Capability(StrEnum):
 
     CHAT = "chat"  # the model has a chat template
     TEXT = "text"  # continues plain text or token ids
-    SCHEMA = "schema"  # can hold its output to a JSON schema
+    SCHEMA = "schema"  # can hold its output to a JSON schema or a grammar
+    TOOLS = "tools"  # the model calls functions that the prompt describes
+    PROBS = "probs"  # tells the probabilities of its tokens
     EMBED = "embed"
     INFER = "infer"  # maps tensors to tensors
 
@@ -62,6 +66,7 @@ class Reason(StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
     CANCELLED = "cancelled"
 
 
@@ -79,17 +84,39 @@ class Fault(StrEnum):
 # Parts -------------------------------------------------------------------------------------------
 
 
+class Call(Record, frozen=True):
+    """A function that the model called earlier, with its arguments as JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
 class Message(Record, frozen=True):
-    """One turn of a chat."""
+    """One turn of a chat; `calls` are the assistant's, `answers` is the id of the call it answers."""
 
     role: Role
     content: str
+    calls: Annotated[tuple[Call, ...], Meta(max_length=CALLS_MAX)] = ()
+    answers: str = ""
+
+
+class Tools(Record, frozen=True):
+    """Functions that the model may call: a JSON array, as OpenAI writes it.
+
+    With `forced` names it must call one of them, and one only. Without `several` it ends after one.
+    """
+
+    described: Annotated[str, Meta(max_length=256 * KIB)]
+    forced: tuple[str, ...] = ()
+    several: bool = True
 
 
 class Chat(Record, tag=1, frozen=True):
     """A conversation, to be rendered by the model's own template."""
 
     messages: Annotated[tuple[Message, ...], Meta(min_length=1, max_length=4096)]
+    tools: Tools | None = None
 
 
 class Text(Record, tag=2, frozen=True):
@@ -127,6 +154,10 @@ class Sampling(Record, frozen=True):
     frequency_penalty: Penalty = 0.0
     presence_penalty: Penalty = 0.0
     json_schema: Annotated[str, Meta(max_length=64 * KIB)] = ""  # JSON text; empty: no constraint
+    grammar: Annotated[str, Meta(max_length=64 * KIB)] = ""  # W-14; empty: no constraint
+    probs: Annotated[int, Meta(ge=0, le=1 + TOP_PROBS_MAX)] = (
+        0  # of a token: its own and the likeliest
+    )
 
 
 class Settings(Record, frozen=True):
@@ -236,12 +267,38 @@ class Counted(Record, tag=22, frozen=True):
     tokens: Tally
 
 
+class CallPart(Record, frozen=True):
+    """A piece of the answer's call number `index`; its name comes with the first piece."""
+
+    index: Annotated[int, Meta(ge=0, lt=CALLS_MAX)]
+    name: str
+    arguments: str
+
+
+class Prob(Record, frozen=True):
+    """A token's bytes, and the natural logarithm of its probability."""
+
+    token: Annotated[bytes, Meta(max_length=LONGEST_TOKEN_BYTES_MAX)]
+    logprob: float
+
+
 class Token(Record, tag=23, frozen=True):
-    """`count` more tokens and the text they completed, which may be empty; never half a character."""
+    """`count` more tokens and the text they completed, which may be empty; never half a character.
+
+    `calls` are pieces of calls that they completed; `probs` has a row for a token, its own first.
+    """
 
     id: Id
     text: str
     count: Annotated[int, Meta(ge=1, le=GROUP_TOKENS_MAX)] = 1
+    calls: tuple[CallPart, ...] = ()
+    probs: tuple[tuple[Prob, ...], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of text in it, those of calls included."""
+        parts = (self.text, *(part.name + part.arguments for part in self.calls))
+        return sum(len(part.encode()) for part in parts)
 
 
 class Done(Record, tag=24, frozen=True):

@@ -21,16 +21,21 @@ class Work(msgspec.Struct, frozen=True):
     output_tokens: int = 0
     rows: int = 0
     steps: int = 0
+    logprobs: int = 0
 
 
 class Tariff(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Units for each piece of work; at least one of them is not zero (M-1)."""
+    """Units for each piece of work; at least one of them is not zero (M-1).
+
+    Probabilities of tokens are told only where they have a price.
+    """
 
     request: int = 0
     input_token: int = 0
     output_token: int = 0
     row: int = 0
     step: int = 0
+    logprob: int = 0
 
     def cost(self, work: Work) -> Units:
         """M-1: the price of `work` in units."""
@@ -40,6 +45,7 @@ class Tariff(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             + self.output_token * work.output_tokens
             + self.row * work.rows
             + self.step * work.steps
+            + self.logprob * work.logprobs
         )
 
     def in_words(self) -> str:

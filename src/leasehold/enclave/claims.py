@@ -23,6 +23,15 @@ FLOAT_BYTES: Final = 4
 Answer = Token | Counted | Done | Embedded | Inferred
 
 
+def size_of(chat: frames.Chat) -> int:
+    """Bytes of what was said in a chat, of calls and of the functions it describes."""
+    texts = [message.content for message in chat.messages]
+    texts += [call.name + call.arguments for message in chat.messages for call in message.calls]
+    return sum(len(text.encode()) for text in texts) + len(
+        chat.tools.described if chat.tools else ""
+    )
+
+
 def floor(what: frames.Input, longest: int) -> int:
     """W-8: the fewest tokens that the input can be, at `longest` bytes each, and one for each text.
 
@@ -30,7 +39,7 @@ def floor(what: frames.Input, longest: int) -> int:
     """
     match what:
         case frames.Chat():
-            sizes = [sum(len(message.content.encode()) for message in what.messages)]
+            sizes = [size_of(what)]
         case frames.Text():
             sizes = [len(what.text.encode())]
         case frames.Texts():
@@ -52,12 +61,14 @@ class Claims:
     longest: int
     input_floor: int = 0
     tokens_max: int = 0
+    probs_max: int = 0  # of each token
     vectors: int = 0
     dims: int = 0
     outputs: tuple[Port, ...] = ()
     bytes_max: int = 0
     tokens: int = 0
     text_bytes: int = 0
+    probs: int = 0
     dropped: bool = False
     failure: LeaseholdError | None = None
     arrived: deque[Answer] = field(default_factory=deque)
@@ -68,7 +79,11 @@ class Claims:
         match frame:
             case Token():
                 self.tokens += frame.count
-                self.text_bytes += len(frame.text.encode())
+                self.text_bytes += frame.size
+                self.probs += len(frame.probs)
+                widest = max((len(row) for row in frame.probs), default=0)
+                _agree("probabilities", widest <= self.probs_max, widest, self.probs_max)
+                _agree("probabilities", self.probs <= self.tokens, self.probs, self.tokens)
                 at_most = self.tokens_max if self.kind is Done else 0
                 _agree("tokens", self.tokens <= at_most, self.tokens, at_most)
                 room = self.tokens * self.longest
@@ -102,7 +117,8 @@ class Claims:
         if isinstance(frame, Token) and isinstance(last, Token):
             count = last.count + frame.count
             if count <= frames.GROUP_TOKENS_MAX:
-                self.arrived[-1] = Token(frame.id, last.text + frame.text, count)
+                text, calls = last.text + frame.text, last.calls + frame.calls
+                self.arrived[-1] = Token(frame.id, text, count, calls, last.probs + frame.probs)
                 return
         self.arrived.append(self._floored(frame))
         self.news.set()

@@ -69,7 +69,7 @@ class Gate:
     async def admitted(
         self, key_hash: bytes, *, least: Units, want: Units
     ) -> AsyncIterator[Ticket]:
-        """M-6: a ticket that holds at least `least` units; leaving the block settles it.
+        """M-6, G-6: a ticket that holds at least `least` units; leaving the block settles it.
 
         Keys without a lease may be invented, so those that wait for one get half of the queue.
 

@@ -263,7 +263,7 @@ class WorkerHost:
         match frame:
             case frames.Generate():
                 claims.input_floor = floor(frame.prompt, claims.longest)
-                claims.tokens_max = frame.max_tokens
+                claims.tokens_max, claims.probs_max = frame.max_tokens, frame.sampling.probs
             case frames.Embed() | frames.Count():
                 claims.input_floor = floor(frame.input, claims.longest)
                 if isinstance(frame, frames.Embed):

@@ -1,14 +1,12 @@
-"""OpenAI's wire shapes: what is read, what is refused by name, and how answers look. Pure.
+"""OpenAI's requests: what is read, and what is refused by name. Pure.
 
-Source: OpenAI API reference (chat, completions, embeddings, models, errors), read 2026-11.
+Spec: docs/spec/openai.md. Source: OpenAI API reference (chat, completions, embeddings), read 2026-11.
 Refuses to know budgets and engines.
 """
 
 from __future__ import annotations
 
-import base64
-import struct
-from collections.abc import Sequence
+import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
@@ -17,12 +15,15 @@ from msgspec import UNSET, Meta, UnsetType
 
 from leasehold.core import frames
 from leasehold.core.encoding import to_json
-from leasehold.core.problems import OpenAiError, OpenAiProblem
-from leasehold.core.units import Instant
-from leasehold.errors import BadRequest, LeaseholdError, Malformed, UnsupportedParameter
+from leasehold.core.tariff import Work
+from leasehold.core.units import KIB
+from leasehold.enclave.claims import size_of
+from leasehold.errors import BadRequest, UnsupportedParameter
 
 DEFAULT_MAX_TOKENS: Final = 256  # where a request names none; OpenAI's own is "until the end"
-DONE: Final = b"data: [DONE]\n\n"
+ANY_OBJECT: Final = '{"type":"object"}'
+
+FunctionName = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,10 +31,57 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str
 
 
+class _Called(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: FunctionName
+    arguments: str
+
+
+class _Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: Annotated[str, Meta(min_length=1, max_length=255)]
+    function: _Called
+    type: Literal["function"] = "function"
+
+
 class _Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     role: frames.Role
-    content: str | list[_Part]
+    content: str | list[_Part] | None = None
     name: str | None = None
+    tool_calls: Annotated[list[_Call], Meta(max_length=frames.CALLS_MAX)] | None = None
+    tool_call_id: str | None = None
+    refusal: None = None  # clients send back what they got, nulls included
+
+
+class _Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] = {}
+    strict: bool | None = None
+
+
+class _Tool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    type: Literal["function"]
+    function: _Function
+
+
+class _Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: FunctionName
+
+
+class _Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    type: Literal["function"]
+    function: _Named
+
+
+class _Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"body": "schema"}):
+    name: str
+    body: dict[str, Any]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class _Format(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _Schema | None = None
 
 
 class _StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,20 +101,33 @@ class _Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     frequency_penalty: frames.Penalty | None = None
     presence_penalty: frames.Penalty | None = None
     user: str | UnsetType = UNSET  # read and forgotten: who asks is told by the key
+    grammar: Annotated[str, Meta(max_length=64 * KIB)] = ""
 
 
-class _ChatRequest(_Common, frozen=True, kw_only=True):
+class ChatRequest(_Common, frozen=True, kw_only=True):
+    """`POST /v1/chat/completions`. `grammar` is our own: see W-14."""
+
     messages: Annotated[list[_Turn], Meta(min_length=1, max_length=4096)]
     max_completion_tokens: Annotated[int, Meta(ge=1, le=frames.CONTEXT_TOKENS_MAX)] | None = None
+    response_format: _Format | None = None
+    tools: Annotated[list[_Tool], Meta(max_length=128)] = []
+    tool_choice: Literal["none", "auto", "required"] | _Choice | None = None
+    parallel_tool_calls: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=frames.TOP_PROBS_MAX)] | None = None
 
 
-class _TextRequest(_Common, frozen=True, kw_only=True):
-    prompt: str | Annotated[list[str | int], Meta(min_length=1, max_length=1 << 20)]
+class TextRequest(_Common, frozen=True, kw_only=True):
+    """`POST /v1/completions`: one text, or the token ids of one."""
+
+    prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1, max_length=1 << 20)]
 
 
-class _EmbeddingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EmbeddingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /v1/embeddings`."""
+
     model: Annotated[str, Meta(min_length=1, max_length=255)]
-    input: str | Annotated[list[str], Meta(min_length=1, max_length=2048)]
+    input: str | Annotated[list[str | int | list[int]], Meta(min_length=1, max_length=2048)]
     encoding_format: Literal["float", "base64"] = "float"
     user: str | UnsetType = UNSET
 
@@ -83,6 +144,10 @@ class Generation:
     sampling: frames.Sampling
     stream: bool
     include_usage: bool
+
+    def output(self, tokens: int) -> Work:
+        """So much output, with the probabilities that were asked for."""
+        return Work(output_tokens=tokens, logprobs=tokens * self.sampling.probs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,35 +176,49 @@ class Counts:
 
 
 def parse_chat(body: bytes) -> Generation:
-    """`POST /v1/chat/completions`. Raises BadRequest or UnsupportedParameter, which name the field."""
-    request = decode(body, _ChatRequest)
-    turns = tuple(frames.Message(turn.role, _text(turn.content)) for turn in request.messages)
-    size = sum(len(turn.content.encode()) for turn in turns)
+    """G-1 to G-3: `POST /v1/chat/completions`. Raises BadRequest, UnsupportedParameter: they name the field."""
+    request: ChatRequest = decode(body, ChatRequest)
+    chat = frames.Chat(tuple(_message(turn) for turn in request.messages), _tools(request))
     limit = request.max_completion_tokens or request.max_tokens
-    return _generation("chat", request, frames.Chat(turns), size, limit)
+    if request.top_logprobs is not None and not request.logprobs:
+        raise BadRequest(about="top_logprobs", expected="logprobs: true")
+    found = _generation("chat", request, chat, size_of(chat), limit)
+    sampling = msgspec.structs.replace(
+        found.sampling,
+        json_schema=_schema(request.response_format),
+        probs=1 + (request.top_logprobs or 0) if request.logprobs else 0,
+    )
+    forced = chat.tools is not None and bool(chat.tools.forced)
+    if bool(sampling.json_schema) + bool(sampling.grammar) + forced > 1:
+        raise BadRequest(
+            about="response_format, grammar and tool_choice", expected="one that holds the output"
+        )
+    return dataclasses.replace(found, sampling=sampling)
 
 
 def parse_text(body: bytes) -> Generation:
-    """`POST /v1/completions`. Raises BadRequest or UnsupportedParameter, which name the field."""
-    request = decode(body, _TextRequest)
+    """G-5: `POST /v1/completions`. Raises BadRequest or UnsupportedParameter, which name the field."""
+    request: TextRequest = decode(body, TextRequest)
     match request.prompt:
         case str(text) | [str(text)]:
             return _generation(
                 "text", request, frames.Text(text), len(text.encode()), request.max_tokens
             )
-        case list(items):
+        case [list(items)] | list(items) if all(type(item) is int for item in items):
             ids = tuple(item for item in items if isinstance(item, int) and 0 <= item < 1 << 31)
-            if len(ids) != len(items):
+            if not ids or len(ids) != len(items):
                 raise BadRequest(about="prompt", expected="one text, or token ids")
             return _generation("text", request, frames.Tokens(ids), len(ids), request.max_tokens)
-        case other:
-            raise BadRequest(about="prompt", got=other, expected="one text, or token ids")
+    raise UnsupportedParameter(about="several prompts", expected="one text, or token ids")
 
 
 def parse_embedding(body: bytes) -> Embedding:
     """`POST /v1/embeddings`. Raises BadRequest or UnsupportedParameter, which name the field."""
-    request = decode(body, _EmbeddingRequest)
-    texts = (request.input,) if isinstance(request.input, str) else tuple(request.input)
+    request: EmbeddingRequest = decode(body, EmbeddingRequest)
+    given = [request.input] if isinstance(request.input, str) else request.input
+    texts = tuple(text for text in given if isinstance(text, str))
+    if len(texts) < len(given):
+        raise UnsupportedParameter(about="input of token ids", expected="texts")
     return Embedding(request.model, texts, request.encoding_format == "base64")
 
 
@@ -156,8 +235,52 @@ def decode(body: bytes, kind: type[Any]) -> Any:
         raise BadRequest(about="request body", got=cause, expected="JSON") from cause
 
 
-def _text(content: str | list[_Part]) -> str:
-    return content if isinstance(content, str) else "".join(part.text for part in content)
+def _message(turn: _Turn) -> frames.Message:
+    """A turn. Raises BadRequest where what it says is not for its role."""
+    calls = tuple(
+        frames.Call(call.id, call.function.name, call.function.arguments)
+        for call in turn.tool_calls or ()
+    )
+    if calls and turn.role is not frames.Role.ASSISTANT:
+        raise BadRequest(about="tool_calls", got=turn.role, expected=frames.Role.ASSISTANT)
+    if turn.tool_call_id is not None and turn.role is not frames.Role.TOOL:
+        raise BadRequest(about="tool_call_id", got=turn.role, expected=frames.Role.TOOL)
+    if turn.content is None and not calls:
+        raise BadRequest(about="content", got="null", expected="text, or tool_calls")
+    content = turn.content or ""
+    text = content if isinstance(content, str) else "".join(part.text for part in content)
+    return frames.Message(turn.role, text, calls, turn.tool_call_id or "")
+
+
+def _tools(request: ChatRequest) -> frames.Tools | None:
+    """G-3: the functions of a request. Raises BadRequest for a choice that is not among them."""
+    choice, names = request.tool_choice, [tool.function.name for tool in request.tools]
+    if len(set(names)) < len(names):
+        raise BadRequest(about="tools", got=names, expected="different names")
+    match choice:
+        case None | "auto" | "none":
+            forced: tuple[str, ...] = ()
+        case "required":
+            forced = tuple(names)
+        case _Choice(function=_Named(name=name)):
+            forced = (name,)
+    if choice not in (None, "none") and (not names or not set(forced) <= set(names)):
+        raise BadRequest(about="tool_choice", got=forced or choice, expected="one of the tools")
+    if not names or choice == "none":
+        return None
+    described = to_json(request.tools).decode()
+    return frames.Tools(described, forced, request.parallel_tool_calls is not False)
+
+
+def _schema(wanted: _Format | None) -> str:
+    """G-2: the JSON schema of a response format, empty for none. Raises BadRequest."""
+    if wanted is None or wanted.type == "text":
+        return ""
+    if wanted.type == "json_object":
+        return ANY_OBJECT
+    if wanted.json_schema is None:
+        raise BadRequest(about="response_format", got=wanted.type, expected="json_schema")
+    return to_json(wanted.json_schema.body).decode()
 
 
 def _generation(
@@ -175,6 +298,7 @@ def _generation(
         stop=stops,
         frequency_penalty=request.frequency_penalty or 0.0,
         presence_penalty=request.presence_penalty or 0.0,
+        grammar=request.grammar,
     )
     usage = request.stream_options is not None and request.stream_options.include_usage
     return Generation(
@@ -187,109 +311,3 @@ def _generation(
         bool(request.stream),
         usage,
     )
-
-
-# Answers -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """What all parts of one answer share: its id, the time in whole seconds and the model's name."""
-
-    kind: Literal["chat", "text"]
-    id: str
-    created: int
-    model: str
-
-    def whole(self, text: str, reason: str, counts: Counts, code: str | None) -> bytes:
-        """The body of an answer that is not streamed."""
-        content: dict[str, Any] = (
-            {"message": {"role": "assistant", "content": text}}
-            if self.kind == "chat"
-            else {"text": text}
-        )
-        body = self._head(streamed=False)
-        body["choices"] = [_choice(content, reason)]
-        body["usage"] = counts.as_usage()
-        if code is not None:
-            body["leasehold_code"] = code
-        return to_json(body)
-
-    def opening(self) -> bytes:
-        """The first event of a chat stream, which names the role."""
-        return self._event([_choice({"delta": {"role": "assistant", "content": ""}}, None)])
-
-    def piece(self, text: str) -> bytes:
-        """One event of a stream."""
-        content = {"delta": {"content": text}} if self.kind == "chat" else {"text": text}
-        return self._event([_choice(content, None)])
-
-    def closing(self, reason: str, code: str | None) -> bytes:
-        """The last event with a choice; `code` tells why a budget ended the answer."""
-        content: dict[str, Any] = {"delta": {}} if self.kind == "chat" else {"text": ""}
-        extra = {} if code is None else {"leasehold_code": code}
-        return self._event([_choice(content, reason)], **extra)
-
-    def usage(self, counts: Counts) -> bytes:
-        """The event that `stream_options.include_usage` asks for."""
-        return self._event([], usage=counts.as_usage())
-
-    def _event(self, choices: list[dict[str, Any]], **extra: object) -> bytes:
-        body = self._head(streamed=True) | {"choices": choices} | extra
-        return b"data: " + to_json(body) + b"\n\n"
-
-    def _head(self, *, streamed: bool) -> dict[str, Any]:
-        name = "text_completion"
-        if self.kind == "chat":
-            name = "chat.completion.chunk" if streamed else "chat.completion"
-        return {"id": self.id, "object": name, "created": self.created, "model": self.model}
-
-
-def _choice(content: dict[str, Any], reason: str | None) -> dict[str, Any]:
-    return {"index": 0, **content, "logprobs": None, "finish_reason": reason}
-
-
-def embeddings_body(
-    request: Embedding, vectors: bytes, dims: int, input_tokens: int, model: str
-) -> bytes:
-    """The body for vectors given as little-endian float32[len(texts), dims]."""
-    size = 4 * dims
-    rows = [vectors[start : start + size] for start in range(0, size * len(request.texts), size)]
-    data = [
-        {"object": "embedding", "index": index, "embedding": _vector(row, request.as_base64)}
-        for index, row in enumerate(rows)
-    ]
-    usage = {"prompt_tokens": input_tokens, "total_tokens": input_tokens}
-    return to_json({"object": "list", "data": data, "model": model, "usage": usage})
-
-
-def _vector(row: bytes, as_base64: bool) -> str | Sequence[float]:
-    if as_base64:
-        return base64.b64encode(row).decode()
-    return struct.unpack(f"<{len(row) // 4}f", row)
-
-
-def models_body(name: str, created: Instant, digest: str) -> bytes:
-    """`GET /v1/models`: the one model."""
-    row = {
-        "id": name,
-        "object": "model",
-        "created": created // 1000,
-        "owned_by": "custodian",
-        "leasehold_digest": digest,
-    }
-    return to_json({"object": "list", "data": [row]})
-
-
-_TYPES: Final = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
-
-
-def error_body(error: LeaseholdError) -> bytes:
-    """A refusal in OpenAI's shape, with our code in it."""
-    if error.code == "insufficient_quota":
-        kind = "insufficient_quota"
-    elif isinstance(error, Malformed):
-        kind = "invalid_request_error"
-    else:
-        kind = _TYPES.get(error.status, "server_error" if error.status >= 500 else "requests")
-    return to_json(OpenAiError(OpenAiProblem(error.message, kind, error.code)))

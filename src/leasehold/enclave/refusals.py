@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from leasehold.enclave import kserve, openai
+from leasehold.enclave import answers, kserve
 from leasehold.enclave.exchange import Exchange, Gone
 from leasehold.enclave.log import Log
 from leasehold.enclave.work import Run
@@ -43,7 +43,7 @@ async def refusing(exchange: Exchange, log: Log, run: Run | None = None) -> Asyn
 async def _refuse(exchange: Exchange, error: LeaseholdError) -> None:
     if exchange.finished:
         return
-    shape = kserve if exchange.scope["path"].startswith("/v2") else openai
+    shape = kserve if exchange.scope["path"].startswith("/v2") else answers
     body = shape.error_body(_charged(error, exchange.run))
     if exchange.started:  # in the middle of a stream: the last event says why it ends
         await exchange.finish(b"data: " + body + b"\n\n")

@@ -6,13 +6,14 @@ exception text reaches a caller. Spec: docs/spec/consumer.md, docs/spec/inferenc
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from email.utils import formatdate
 from typing import Any, Final, Literal
 
 from leasehold.core.encoding import to_json
-from leasehold.enclave import kserve, openai
+from leasehold.core.frames import Capability, Chat, Token
+from leasehold.enclave import answers, kserve, openai
 from leasehold.enclave.boot import Enclave
 from leasehold.enclave.exchange import (
     Exchange,
@@ -107,6 +108,7 @@ class Application:
         lent = self._enclave.lent()
         wanted = parse(body)
         _check_model(lent, wanted.model)
+        _check_can(self._enclave.machine.host.loaded.capabilities, lent, wanted)
         async with (
             unless_gone(exchange),
             self._enclave.works.generating(wanted, lent=lent, key_hash=key_hash, request=body) as (
@@ -119,16 +121,16 @@ class Application:
             if wanted.stream:
                 await _stream(exchange, wanted, frame, run, pieces)
             else:
-                text = "".join([piece async for piece in pieces])
-                answer = frame.whole(text, run.reason, run.counts, run.code)
+                made = [piece async for piece in pieces]
+                answer = frame.whole(made, run.reason, run.counts, run.code)
                 await exchange.answer(200, answer)
 
-    def _frame(self, kind: Literal["chat", "text"], run: Run) -> openai.Frame:
+    def _frame(self, kind: Literal["chat", "text"], run: Run) -> answers.Frame:
         created = self._enclave.machine.clock.now() // 1000
         name = ("chatcmpl-" if kind == "chat" else "cmpl-") + run.receipt_id.removeprefix(
             "receipt-"
         )
-        return openai.Frame(kind, name, created, run.lent.terms.model.name)
+        return answers.Frame(kind, name, created, run.lent.terms.model.name)
 
     async def _embeddings(self, exchange: Exchange) -> None:
         key_hash = exchange.key_hash()
@@ -145,7 +147,7 @@ class Application:
             refusing(exchange, self._enclave.machine.log, run),
         ):
             found = await embed()
-            answer = openai.embeddings_body(
+            answer = answers.embeddings_body(
                 wanted, found.vectors, found.dims, run.counts.input_tokens, lent.terms.model.name
             )
             await exchange.answer(200, answer)
@@ -153,7 +155,7 @@ class Application:
     async def _models(self, exchange: Exchange) -> None:
         exchange.key_hash()
         model = self._enclave.lent().terms.model
-        body = openai.models_body(model.name, self._enclave.machine.clock.now(), model.digest)
+        body = answers.models_body(model.name, self._enclave.machine.clock.now(), model.digest)
         await exchange.answer(200, body)
 
     # KServe v2 -----------------------------------------------------------------------------------
@@ -209,9 +211,9 @@ class Application:
 async def _stream(
     exchange: Exchange,
     wanted: openai.Generation,
-    frame: openai.Frame,
+    frame: answers.Frame,
     run: Run,
-    pieces: AsyncGenerator[str, None],
+    pieces: AsyncGenerator[Token, None],
 ) -> None:
     """Server-sent events; nothing is sent before the first piece, so a refusal still has its status."""
     async for piece in pieces:
@@ -225,9 +227,28 @@ async def _stream(
     await exchange.write(frame.closing(run.reason, run.code))
     if wanted.include_usage:
         await exchange.write(frame.usage(run.counts))
-    await exchange.finish(openai.DONE)
+    await exchange.finish(answers.DONE)
 
 
 def _check_model(lent: Lent, name: str) -> None:
     if name != lent.terms.model.name:
         raise UnknownModel(got=name, expected=lent.terms.model.name)
+
+
+def _check_can(able: Sequence[Capability], lent: Lent, wanted: openai.Generation) -> None:
+    """G-1, G-4: raise UnsupportedParameter for what this model, or this loan, does not do."""
+    sampling, chat = wanted.sampling, isinstance(wanted.prompt, Chat)
+    tools = wanted.prompt.tools if isinstance(wanted.prompt, Chat) else None
+    needs = (
+        (chat, "messages", Capability.CHAT),
+        (not chat, "prompt", Capability.TEXT),
+        (sampling.json_schema, "response_format", Capability.SCHEMA),
+        (sampling.grammar, "grammar", Capability.SCHEMA),
+        (tools, "tools", Capability.TOOLS),
+        (sampling.probs, "logprobs", Capability.PROBS),
+    )
+    for wants, name, need in needs:
+        if wants and need not in able:
+            raise UnsupportedParameter(about=name, got=", ".join(able), expected=need)
+    if sampling.probs and not lent.terms.tariff.logprob:
+        raise UnsupportedParameter(about="logprobs", expected="a loan whose tariff prices them")

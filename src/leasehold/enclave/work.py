@@ -143,7 +143,7 @@ class Works:
     @asynccontextmanager
     async def generating(
         self, wanted: Generation, *, lent: Lent, key_hash: bytes, request: bytes
-    ) -> AsyncIterator[tuple[Run, AsyncGenerator[str, None]]]:
+    ) -> AsyncIterator[tuple[Run, AsyncGenerator[frames.Token, None]]]:
         """M-6: admitted and with its input paid; iterate the pieces, each paid before it is yielded.
 
         Leaving the block cancels what still runs and settles; what was spent stays spent. Raises the
@@ -153,7 +153,8 @@ class Works:
         fewest = floor(wanted.prompt, longest)
         guess = wanted.prompt_bytes // _GUESSED_BYTES_PER_TOKEN + 1
         least = priced(tariff, Work(requests=1, input_tokens=fewest, output_tokens=1))
-        want = tariff.cost(Work(requests=1, input_tokens=guess, output_tokens=self.block_tokens))
+        entry = tariff.cost(Work(requests=1, input_tokens=guess))
+        want = entry + tariff.cost(wanted.output(self.block_tokens))
         async with self._run(key_hash, least, Units(max(least, want)), lent, request) as run:
             room = await self._enter(run, wanted)
             async with aclosing(self._pieces(run, wanted, room)) as pieces:
@@ -213,7 +214,9 @@ class Works:
             finally:
                 run.book()  # where it ended badly: the units are spent, so they have a receipt
 
-    async def _pieces(self, run: Run, wanted: Generation, room: int) -> AsyncGenerator[str, None]:
+    async def _pieces(
+        self, run: Run, wanted: Generation, room: int
+    ) -> AsyncGenerator[frames.Token, None]:
         limit = min(wanted.max_tokens, room)
         stream = self.host.generate(wanted.prompt, max_tokens=limit, sampling=wanted.sampling)
         async with aclosing(stream):
@@ -222,11 +225,11 @@ class Works:
                     case frames.Done(reason=reason):
                         self._check_live(run)
                         run.reason = str(reason)
-                    case frames.Token(text=text):
-                        if not await self._pay(run, frame):
+                    case frames.Token():
+                        if not await self._pay(run, wanted, frame):
                             return
-                        if text:
-                            yield text
+                        if frame.text or frame.calls or frame.probs:
+                            yield frame
 
     async def _enter(self, run: Run, wanted: Generation) -> int:
         """Charge the input, counted by the engine; tells how many tokens of output fit."""
@@ -236,20 +239,17 @@ class Works:
             # Not how many: the worker counted, and what it says here would leave unpaid.
             raise InputTooLong(about="input tokens", expected=f"< {context}")
         entry = tariff.cost(Work(requests=1, input_tokens=tokens))
-        one = tariff.cost(Work(output_tokens=1))
-        block = tariff.cost(Work(output_tokens=self.block_tokens))
+        one, block = (tariff.cost(wanted.output(tokens)) for tokens in (1, self.block_tokens))
         await self.gate.hold(run.ticket, Units(entry + one), want=Units(entry + block))
         self.meter.spend(run.ticket, entry, now=self.clock.monotonic())
         run.counts = Counts(tokens, 0)
         return context - tokens
 
-    async def _pay(self, run: Run, frame: frames.Token) -> bool:
+    async def _pay(self, run: Run, wanted: Generation, frame: frames.Token) -> bool:
         """Take the units for one frame before its text leaves; False where the budget ends."""
         tariff = run.lent.terms.tariff
-        size = len(frame.text.encode())
-        tokens = max(frame.count, -(-size // self.host.loaded.longest_token_bytes))
-        units = tariff.cost(Work(output_tokens=tokens))
-        block = tariff.cost(Work(output_tokens=self.block_tokens))
+        tokens = max(frame.count, -(-frame.size // self.host.loaded.longest_token_bytes))
+        units, block = (tariff.cost(wanted.output(n)) for n in (tokens, self.block_tokens))
         if run.ticket.held < units:
             try:
                 await self.gate.hold(run.ticket, units, want=block)

@@ -11,13 +11,27 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from leasehold.core import frames
-from leasehold.core.frames import Capability, Done, Embedded, Loaded, MemoryFile, Reason, Settings
+from leasehold.core.frames import (
+    CallPart,
+    Capability,
+    Done,
+    Embedded,
+    Loaded,
+    MemoryFile,
+    Prob,
+    Reason,
+    Settings,
+)
 from leasehold.core.tensors import DataType, Port
 from leasehold.errors import AnswerTooLarge, InputTooLong, UnsupportedParameter, WorkerFailed
 from leasehold.worker.engine import Emit
 
 DIMS: Final = 8
 LONGEST_TOKEN_BYTES: Final = 64
+CAPABILITIES: Final = (
+    *(Capability.CHAT, Capability.TEXT, Capability.EMBED, Capability.INFER),
+    *(Capability.TOOLS, Capability.PROBS),
+)
 PORTS: Final = (
     Port("numbers", DataType.FP32, (-1, 2)),
     Port("words", DataType.BYTES, (-1,)),
@@ -26,7 +40,8 @@ END: Final = "<end>"  # a prompt that contains this word is answered by its word
 
 
 class FakeEngine:
-    """Echoes the words of the prompt, round and round, until `max_tokens` or a stop string.
+    """Echoes the words of the prompt, round and round, until `max_tokens` or a stop string. Where a
+    function is forced, calls it with the number of words.
 
     A prompt with the word `<end>` is echoed once, up to it. Each word with the space before it is
     one token; a word of more than 64 bytes is several. Nothing is random.
@@ -41,7 +56,7 @@ class FakeEngine:
         """Takes any files, reads none."""
         self.files, self.settings = tuple(files), settings
         return Loaded(
-            (Capability.CHAT, Capability.TEXT, Capability.EMBED, Capability.INFER),
+            CAPABILITIES,
             settings.context_tokens,
             LONGEST_TOKEN_BYTES,
             DIMS,
@@ -60,18 +75,25 @@ class FakeEngine:
                 return len(tokens_of(_text(what)))
 
     def generate(self, request: frames.Generate, emit: Emit) -> Done:
-        """Echo. Raises InputTooLong, UnsupportedParameter for a JSON schema."""
-        if request.sampling.json_schema:
-            raise UnsupportedParameter(about="json_schema")
+        """Echo, or call a function. Raises InputTooLong, UnsupportedParameter for constraints."""
+        if request.sampling.json_schema or request.sampling.grammar:
+            raise UnsupportedParameter(about="json_schema and grammar")
         input_tokens, limit = self.count(request.prompt), self.settings.context_tokens
         if input_tokens >= limit:
             raise InputTooLong(got=input_tokens, expected=limit - 1)
         most = min(request.max_tokens, limit - input_tokens)
         if not emit("", 0):
             return Done(request.id, Reason.CANCELLED, input_tokens, 0)
+        prompt, probs = request.prompt, request.sampling.probs
+        if isinstance(prompt, frames.Chat) and prompt.tools is not None and prompt.tools.forced:
+            name, arguments = prompt.tools.forced[0], ('{"words":', f"{input_tokens}", "}")
+            for part in (CallPart(0, name, ""), *(CallPart(0, "", one) for one in arguments)):
+                emit("", 1, (part,))
+            return Done(request.id, Reason.TOOL_CALLS, input_tokens, 1 + len(arguments))
         echo = _Stops(_echo(_text(request.prompt)), request.sampling.stop, most)
         for text, count in echo:
-            if not emit(text, count):
+            row = (Prob(text.encode(), -0.5), *(Prob(b"other", -1.0) for _ in range(probs - 1)))
+            if not (emit(text, count, (), (row,)) if probs else emit(text, count)):
                 return Done(request.id, Reason.CANCELLED, input_tokens, echo.made - echo.owed)
         return Done(request.id, echo.reason, input_tokens, echo.made)
 

@@ -78,22 +78,28 @@ class InProcessHost:
         engine = self._running()
         self._last_id += 1
         request = frames.Generate(self._last_id, prompt, max_tokens, sampling)
-        pieces: list[tuple[str, int]] = []
+        pieces: list[Token] = []
 
-        def emit(text: str, count: int) -> bool:
+        def emit(
+            text: str,
+            count: int,
+            calls: tuple[frames.CallPart, ...] = (),
+            probs: tuple[tuple[frames.Prob, ...], ...] = (),
+            /,
+        ) -> bool:
             if count:
-                pieces.append((text, count))
+                pieces.append(Token(request.id, text, count, calls, probs))
             return True
 
         done = engine.generate(request, emit)
         least = floor(prompt, self.loaded.longest_token_bytes)
         self.generating += 1
         try:
-            for text, count in pieces:
-                await asyncio.sleep(self._token_seconds * count)
+            for piece in pieces:
+                await asyncio.sleep(self._token_seconds * piece.count)
                 await self._awake.wait()
                 self._check(engine)
-                yield Token(request.id, text, count)
+                yield piece
             yield replace(done, input_tokens=max(done.input_tokens, least))
         finally:
             self.generating -= 1

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from leasehold.core.frames import (
+    CallPart,
     Done,
     Embed,
     Embedded,
@@ -19,11 +20,23 @@ from leasehold.core.frames import (
     Input,
     Loaded,
     MemoryFile,
+    Prob,
     Settings,
 )
 
-Emit = Callable[[str, int], bool]
-"""Takes text and the number of tokens it stands for (0: only asking); answers whether to go on."""
+
+class Emit(Protocol):
+    """Takes text and the number of tokens it stands for (0: only asking); answers whether to go on."""
+
+    def __call__(
+        self,
+        text: str,
+        count: int,
+        calls: tuple[CallPart, ...] = ...,
+        probs: tuple[tuple[Prob, ...], ...] = ...,
+        /,
+    ) -> bool:
+        """`calls` and `probs` as in a `Token` frame."""
 
 
 class Engine(Protocol):

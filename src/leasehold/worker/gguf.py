@@ -31,11 +31,14 @@ Value = int | bytes | list[bytes] | None
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What there is to know before loading; `context_tokens` is what the model was trained for."""
+    """What there is to know before loading; `context_tokens` is what the model was trained for.
+
+    `template` renders a chat; it is empty where the model has none.
+    """
 
     context_tokens: int
     longest_token_bytes: int
-    has_template: bool
+    template: str
 
 
 def read(descriptor: int) -> Header:
@@ -116,7 +119,9 @@ def _header(pairs: dict[str, Value]) -> Header:
         raise BadModel(about=_TOKENS, expected="a list of tokens")
     is_bytes = pairs.get(_TOKENIZER) == b"gpt2"
     longest = max(token_bytes(token, byte_level=is_bytes) for token in tokens)
-    return Header(context, max(longest, _REPLACEMENT_BYTES), _TEMPLATE in pairs)
+    template = pairs.get(_TEMPLATE)
+    text = template.decode("utf-8", "replace") if isinstance(template, bytes) else ""
+    return Header(context, max(longest, _REPLACEMENT_BYTES), text)
 
 
 # GPT-2 writes a printable byte as itself and the others, in order, as U+0100 and what follows.

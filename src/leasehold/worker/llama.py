@@ -5,6 +5,7 @@ Spec: docs/spec/worker.md, W-11 and W-12. The weights stay where they are: the m
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from leasehold.errors import (
     UnsupportedParameter,
     WorkerFailed,
 )
-from leasehold.worker import gguf, listener
+from leasehold.worker import calls, gguf, listener
 from leasehold.worker.engine import Emit, path_of
 from leasehold.worker.schema import Schemas
 
@@ -55,10 +56,12 @@ class LlamaEngine:
             self._server = xllamacpp.Server(params)
         except (RuntimeError, ValueError, OSError) as cause:
             raise BadModel(about="llama.cpp", got=cause) from cause
-        known = (Capability.CHAT,) if header.has_template else ()
-        return Loaded(
-            (*known, Capability.TEXT, Capability.SCHEMA), self._context, header.longest_token_bytes
-        )
+        can = [Capability.TEXT, Capability.SCHEMA, Capability.PROBS]
+        if header.template:
+            can.append(Capability.CHAT)
+        if "tools" in header.template and calls.OPEN in header.template:
+            can.append(Capability.TOOLS)
+        return Loaded(tuple(can), self._context, header.longest_token_bytes)
 
     def count(self, what: frames.Input) -> int:
         """Tokens after the template. Raises UnsupportedParameter for texts to embed."""
@@ -79,7 +82,13 @@ class LlamaEngine:
         body = _prompt(request.prompt) | _choices(request, self._settings.seed)
         if schema := request.sampling.json_schema:
             body["grammar"] = self._schemas.grammar(schema)
-        stream = _Stream(emit)
+        if rules := request.sampling.grammar:
+            body["grammar"] = self._schemas.own(rules)
+        tools = request.prompt.tools if isinstance(request.prompt, frames.Chat) else None
+        if tools is not None and tools.forced:
+            body["grammar"] = calls.grammar(tools, self._schemas.checked)
+        reader = None if tools is None else calls.Calls(several=tools.several)
+        stream = _Stream(emit, reader, request.sampling.probs)
         if isinstance(request.prompt, frames.Chat):
             handle = self._server.handle_chat_completions
         else:
@@ -99,7 +108,7 @@ class LlamaEngine:
         pieces: list[str] = []
         request = frames.Generate(1, frames.Text(" "), tokens, frames.Sampling(temperature=0.0))
 
-        def emit(text: str, _: int) -> bool:
+        def emit(text: str, _: int, *__: object) -> bool:
             pieces.append(text)
             return True
 
@@ -128,9 +137,14 @@ def _run(
 class _Stream:
     """Takes llama.cpp's chunks, emits their text, and answers True where it is to stop."""
 
-    def __init__(self, emit: Emit) -> None:
-        self._emit = emit
+    def __init__(self, emit: Emit, reader: calls.Calls | None = None, probs: int = 0) -> None:
+        self._emit, self._reader, self._probs = emit, reader, probs
         self._input_tokens = self._made = 0
+        self._owed = 0  # of the tokens made, those whose text is held back
+        self._text = ""  # what is clear of it
+        self._parts: tuple[frames.CallPart, ...] = ()
+        self._rows: tuple[tuple[frames.Prob, ...], ...] = ()
+        self._enough = False  # one call was wanted, and is whole
         self._reason = Reason.CANCELLED
         self._error: dict[str, Any] | None = None
         self._going = True
@@ -141,25 +155,49 @@ class _Stream:
             return True
         if progress := chunk.get("prompt_progress"):
             self._input_tokens = int(progress["total"])
-        text = ""
+        text, last = "", False
         for choice in chunk["choices"]:
             text += choice.get("text") or choice.get("delta", {}).get("content") or ""
             if choice["finish_reason"] is not None:
+                last = True
                 self._reason = Reason.LENGTH if choice["finish_reason"] == "length" else Reason.STOP
+            if self._probs and (logprobs := choice.get("logprobs")):
+                self._rows += tuple(_row(one, self._probs) for one in logprobs["content"])
         made = int(chunk.get("timings", {}).get("predicted_n", 0))
         if usage := chunk.get("usage"):
             self._input_tokens, made = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
         if self._going:
             fresh = max(made - self._made, 1 if text else 0)
             self._made += fresh
-            self._going = self._emit(text, fresh)
-        return not self._going
+            self._owed += fresh
+            self._pass_on(text, last=last)
+        return self._enough or not self._going
+
+    def _pass_on(self, text: str, *, last: bool) -> None:
+        """Emit what is clear; while a call may be beginning, only ask whether to go on."""
+        if (reader := self._reader) is not None:
+            text, parts = reader.feed(text)
+            self._text, self._parts = self._text + text, self._parts + parts
+            if reader.holds and not last:
+                self._going = self._emit("", 0)
+                return
+            text = self._text
+            if last:
+                rest, parts = reader.finish()
+                text, self._parts = text + rest, self._parts + parts
+        told = (text, self._owed, self._parts, self._rows)
+        self._text, self._owed, self._parts, self._rows = "", 0, (), ()
+        self._going = self._emit(*told) if told[2] or told[3] else self._emit(*told[:2])
+        if reader is not None and reader.ended:
+            self._reason, self._enough = Reason.TOOL_CALLS, True
 
     def done(self, request: int) -> Done:
         """The end of it. Raises InputTooLong, BadRequest, WorkerFailed as llama.cpp said."""
         if self._error is None:
             reason = self._reason if self._going else Reason.CANCELLED
-            return Done(request, reason, self._input_tokens, self._made)
+            if reason is Reason.STOP and self._reader is not None and self._reader.made:
+                reason = Reason.TOOL_CALLS
+            return Done(request, reason, self._input_tokens, self._made - self._owed)
         match self._error.get("type"):
             case "exceed_context_size_error":
                 got, limit = self._error.get("n_prompt_tokens"), self._error.get("n_ctx")
@@ -168,6 +206,16 @@ class _Stream:
                 raise BadRequest(about="prompt", got=self._error.get("message"))
             case other:
                 raise WorkerFailed(about="llama.cpp", got=other)
+
+
+def _row(said: dict[str, Any], probs: int) -> tuple[frames.Prob, ...]:
+    """A token's own probability, and the likeliest ones: as many as were asked for together."""
+    top = said["top_logprobs"]
+    own = next(
+        (one for one in top if one["id"] == said["id"]), said
+    )  # its bytes, without held ones
+    rows = [own, *top][:probs]
+    return tuple(frames.Prob(bytes(one["bytes"]), float(one["logprob"])) for one in rows)
 
 
 def _params(file: MemoryFile, settings: Settings, context: int, ask: listener.Ask) -> Any:
@@ -195,18 +243,37 @@ def _params(file: MemoryFile, settings: Settings, context: int, ask: listener.As
 def _prompt(prompt: frames.Prompt) -> dict[str, Any]:
     match prompt:
         case frames.Chat():
-            turns = [{"role": m.role.value, "content": m.content} for m in prompt.messages]
-            return {"messages": turns}
+            body: dict[str, Any] = {"messages": [_turn(message) for message in prompt.messages]}
+            if prompt.tools is not None:  # described in the prompt; read and forced by `calls`
+                body |= {"tools": json.loads(prompt.tools.described), "tool_choice": "none"}
+            return body
         case frames.Text():
             return {"prompt": prompt.text}
         case frames.Tokens():
             return {"prompt": list(prompt.ids)}
 
 
+def _turn(message: frames.Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role.value, "content": message.content}
+    if message.calls:
+        turn["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in message.calls
+        ]
+    if message.answers:
+        turn["tool_call_id"] = message.answers
+    return turn
+
+
 def _choices(request: frames.Generate, seed: int) -> dict[str, Any]:
     """Every sampler by name: llama.cpp's own defaults are not those of OpenAI's interface."""
     sampling = request.sampling
-    return {
+    probs = {"logprobs": True, "top_logprobs": max(1, sampling.probs - 1)}
+    return (probs if sampling.probs else {}) | {
         "stream": True,
         "stream_options": {"include_usage": True},
         "return_progress": True,

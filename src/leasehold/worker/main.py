@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Final, assert_never
 
@@ -158,17 +159,23 @@ class Service:
             case frames.Infer():
                 return self._engine.infer(frame, lambda: frame.id not in self._cancelled)
             case frames.Generate():
-                return self._engine.generate(
-                    frame, lambda text, count: self._emit(frame.id, text, count)
-                )
+                return self._engine.generate(frame, partial(self._emit, frame.id))
 
-    def _emit(self, request: int, text: str, count: int) -> bool:
-        """W-4: send the tokens, in frames of 16 at most; the text goes with the last."""
+    def _emit(
+        self,
+        request: int,
+        text: str,
+        count: int,
+        calls: tuple[frames.CallPart, ...] = (),
+        probs: tuple[tuple[frames.Prob, ...], ...] = (),
+        /,
+    ) -> bool:
+        """W-4: send the tokens, in frames of 16 at most; what they completed goes with the last."""
         while count > frames.GROUP_TOKENS_MAX:
             self._send(Token(request, "", frames.GROUP_TOKENS_MAX))
             count -= frames.GROUP_TOKENS_MAX
         if count:
-            self._send(Token(request, text, count))
+            self._send(Token(request, text, count, calls, probs))
         return request not in self._cancelled
 
     def _send(self, frame: frames.ToGovernor) -> None:

@@ -1,12 +1,13 @@
-"""Turns a JSON schema into a grammar for llama.cpp, and makes sure that the engine took it.
+"""Turns a JSON schema or a caller's rules into a grammar for llama.cpp, and makes sure that the engine took it.
 
-Spec: docs/spec/worker.md, W-14. llama.cpp logs a schema that its grammar engine cannot compile and
-then answers without any; so each new schema first has to force one random character out of it.
+Spec: docs/spec/worker.md, W-14. llama.cpp logs what its grammar engine cannot compile and then
+answers without; so each new schema or grammar first has to force one random character out of it.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import threading
 from collections import OrderedDict
@@ -15,6 +16,8 @@ from typing import Final
 
 from leasehold.errors import BadRequest
 
+HEADER: Final = "%llguidance {}\n"
+_START: Final = re.compile(r"^start[ \t]*:", re.MULTILINE)
 KNOWN_MAX: Final = 64  # schemas that need no probe any more
 PROBE_TOKENS: Final = 4  # the character has three bytes, and a tokenizer may put a space before
 _HANGUL_FIRST, _HANGUL_COUNT = 0xAC00, 11172  # one in so many passes by chance
@@ -35,21 +38,37 @@ class Schemas:
 
     def grammar(self, schema: str) -> str:
         """The grammar for a schema as JSON text. Raises BadRequest for one that does not compile."""
+        return f"{HEADER}start: %json {self.checked(schema)}"
+
+    def checked(self, schema: str) -> str:
+        """The schema on one line, known to be enforced. Raises BadRequest."""
         body = _compact(schema)
+        self._check(body, f"body: %json {body}", "json_schema")
+        return body
+
+    def own(self, text: str) -> str:
+        """The grammar for a caller's rules in llguidance's Lark. Raises BadRequest."""
+        renamed, count = _START.subn("body:", text)
+        if count != 1 or "%llguidance" in text:
+            raise BadRequest(
+                about="grammar", expected="one rule `start:`, in Lark as llguidance reads it"
+            )
+        self._check(text, renamed, "grammar")
+        return HEADER + text
+
+    def _check(self, key: str, rules: str, about: str) -> None:
+        """W-14: raise BadRequest unless a character put before these rules' `body` is enforced."""
         with self._lock:
-            known = body in self._known
+            known = key in self._known
         if not known:
             sign = chr(_HANGUL_FIRST + secrets.randbelow(_HANGUL_COUNT))
-            text = self._probe(
-                f'%llguidance {{}}\nstart: "{sign}" body\nbody: %json {body}', PROBE_TOKENS
-            )
+            text = self._probe(f'{HEADER}start: "{sign}" body\n{rules}', PROBE_TOKENS)
             if not text.startswith(sign):
-                raise BadRequest(about="json_schema", expected="a schema that can be enforced")
+                raise BadRequest(about=about, expected="one that can be enforced")
             with self._lock:
-                self._known[body] = None
+                self._known[key] = None
                 while len(self._known) > KNOWN_MAX:
                     self._known.popitem(last=False)
-        return f"%llguidance {{}}\nstart: %json {body}"
 
 
 def _compact(schema: str) -> str:
