@@ -402,13 +402,13 @@ _ALL: Final = (
     Mistake(
         "debit-after-serve",
         _WORK,
-        """if not await self._pay(run, frame):
+        """if not await self._pay(run, wanted, frame):
                             return
-                        if text:
-                            yield text""",
-        """if text:
-                            yield text
-                        if not await self._pay(run, frame):
+                        if frame.text or frame.calls or frame.probs:
+                            yield frame""",
+        """if frame.text or frame.calls or frame.probs:
+                            yield frame
+                        if not await self._pay(run, wanted, frame):
                             return""",
     ),
     Mistake(
@@ -429,8 +429,8 @@ _ALL: Final = (
     Mistake(
         "every-other-token-free",
         _WORK,
-        "units = tariff.cost(Work(output_tokens=tokens))",
-        "units = tariff.cost(Work(output_tokens=(run.counts.output_tokens + 1) % 2))",
+        "(tokens, self.block_tokens))\n        if",
+        "((run.counts.output_tokens + 1) % 2, self.block_tokens))\n        if",
     ),
     Mistake(
         "answer-outlives-lease",
