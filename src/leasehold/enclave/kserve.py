@@ -15,30 +15,16 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
+from leasehold.core import tensors
 from leasehold.core.encoding import to_json
 from leasehold.core.frames import Capability, Inferred, Loaded
-from leasehold.core.tensors import (
-    DIMENSIONS_MAX,
-    FORMATS,
-    ITEM_BYTES,
-    LENGTH_BYTES,
-    ROW_BYTES,
-    TENSOR_BYTES_MAX,
-    TENSORS_MAX,
-    DataType,
-    Name,
-    Port,
-    Tensor,
-    check_tensor,
-    join,
-    split,
-)
+from leasehold.core.tensors import DataType, Name, Port, Tensor
 from leasehold.enclave.openai import decode
 from leasehold.errors import BadRequest, LeaseholdError, UnsupportedParameter
 
 VERSION: Final = "1"
 EXTENSIONS: Final = ("binary_tensor_data",)
-ROWS_MAX: Final = TENSOR_BYTES_MAX // ROW_BYTES
+ROWS_MAX: Final = tensors.TENSOR_BYTES_MAX // tensors.ROW_BYTES
 JSON_BYTES: Final = b"inference-header-content-length"
 _INTEGERS: Final = frozenset("BHIQbhiq")
 
@@ -50,7 +36,7 @@ class InputTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An input: its elements in `data`, or after the JSON in `parameters.binary_data_size` bytes."""
 
     name: Name
-    shape: Annotated[list[Size], Meta(max_length=DIMENSIONS_MAX)]
+    shape: Annotated[list[Size], Meta(max_length=tensors.DIMENSIONS_MAX)]
     datatype: DataType
     data: list[Any] | None = None
     parameters: Parameters = {}
@@ -66,8 +52,8 @@ class OutputTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class InferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /v2/models/NAME/infer`. Parameters: `binary_data_output` and `leasehold_rows`."""
 
-    inputs: Annotated[list[InputTensor], Meta(max_length=TENSORS_MAX)]
-    outputs: Annotated[list[OutputTensor], Meta(max_length=TENSORS_MAX)] = []
+    inputs: Annotated[list[InputTensor], Meta(max_length=tensors.TENSORS_MAX)]
+    outputs: Annotated[list[OutputTensor], Meta(max_length=tensors.TENSORS_MAX)] = []
     id: Annotated[str, Meta(max_length=256)] | None = None
     parameters: Parameters = {}
 
@@ -85,7 +71,7 @@ class Inference:
     @property
     def bytes_max(self) -> int:
         """Bytes that the outputs may have together."""
-        return min(self.rows * ROW_BYTES, TENSOR_BYTES_MAX)
+        return min(self.rows * tensors.ROW_BYTES, tensors.TENSOR_BYTES_MAX)
 
 
 def parse(body: bytes, json_bytes: str | None, loaded: Loaded) -> Inference:
@@ -100,9 +86,10 @@ def parse(body: bytes, json_bytes: str | None, loaded: Loaded) -> Inference:
     _only(request.parameters, "binary_data_output", "leasehold_rows")
     inputs = tuple(_inputs(request.inputs, memoryview(body)[size:]))
     ports = {port.name: port for port in loaded.inputs}
-    _same("inputs", sorted(one.name for one in inputs), sorted(ports))
+    if sorted(given := [one.name for one in inputs]) != sorted(ports):
+        raise BadRequest(about="inputs", got=given, expected=list(ports))
     for tensor in inputs:
-        check_tensor(tensor, ports[tensor.name], BadRequest)
+        tensors.check_tensor(tensor, ports[tensor.name], BadRequest)
     declared = {port.name: port for port in loaded.outputs}
     names = tuple(output.name for output in request.outputs) or tuple(declared)
     if not set(names) <= set(declared) or len(set(names)) < len(names):
@@ -129,10 +116,12 @@ def _rows(batch: int, outputs: Sequence[Port], parameters: Parameters) -> int:
     for port in outputs:
         shape = [batch if at == 0 and n < 0 else n for at, n in enumerate(port.shape)]
         if min(shape, default=1) >= 0:  # else only the model knows
-            size += math.prod(shape) * ITEM_BYTES.get(port.datatype, LENGTH_BYTES)
-    if size > ROWS_MAX * ROW_BYTES:
-        raise BadRequest(about="bytes of outputs", got=size, expected=f"<= {ROWS_MAX * ROW_BYTES}")
-    return max(1, batch, asked, -(-size // ROW_BYTES))
+            size += math.prod(shape) * tensors.ITEM_BYTES.get(port.datatype, tensors.LENGTH_BYTES)
+    if size > ROWS_MAX * tensors.ROW_BYTES:
+        raise BadRequest(
+            about="bytes of outputs", got=size, expected=f"<= {ROWS_MAX * tensors.ROW_BYTES}"
+        )
+    return max(1, batch, asked, -(-size // tensors.ROW_BYTES))
 
 
 def _inputs(given: Sequence[InputTensor], binary: memoryview) -> Iterator[Tensor]:
@@ -150,8 +139,10 @@ def _inputs(given: Sequence[InputTensor], binary: memoryview) -> Iterator[Tensor
         else:
             data, binary = bytes(binary[:size]), binary[size:]
         total += len(data)
-        if total > TENSOR_BYTES_MAX:
-            raise BadRequest(about="bytes of inputs", got=total, expected=f"<= {TENSOR_BYTES_MAX}")
+        if total > tensors.TENSOR_BYTES_MAX:
+            raise BadRequest(
+                about="bytes of inputs", got=total, expected=f"<= {tensors.TENSOR_BYTES_MAX}"
+            )
         yield Tensor(one.name, one.datatype, tuple(one.shape), data)
     if binary:
         raise BadRequest(about="binary data", got=f"{len(binary)} bytes more", expected="none")
@@ -159,11 +150,11 @@ def _inputs(given: Sequence[InputTensor], binary: memoryview) -> Iterator[Tensor
 
 def _packed(one: InputTensor) -> bytes:
     """The elements of a JSON array, flat or nested, as bytes. Raises BadRequest."""
-    flat = list(_flat(one.data or [], DIMENSIONS_MAX))
-    letter = FORMATS.get(one.datatype)
+    flat = list(_flat(one.data or [], tensors.DIMENSIONS_MAX))
+    letter = tensors.FORMATS.get(one.datatype)
     try:
         if letter is None:
-            return join([text.encode() for text in msgspec.convert(flat, list[str])])
+            return tensors.join([text.encode() for text in msgspec.convert(flat, list[str])])
         if one.datatype is DataType.BF16:
             raise UnsupportedParameter(about="BF16 in JSON")
         kind: Any = bool if letter == "?" else int if letter in _INTEGERS else float
@@ -184,11 +175,8 @@ def answer(wanted: Inference, found: Inferred, model: str) -> tuple[bytes, int |
     """The body, and how many bytes of it are JSON where more follows."""
     outputs, tail = [], []
     for tensor in found.outputs:
-        row: dict[str, Any] = {
-            "name": tensor.name,
-            "shape": tensor.shape,
-            "datatype": tensor.datatype,
-        }
+        row: dict[str, Any] = {"name": tensor.name, "shape": tensor.shape}
+        row["datatype"] = tensor.datatype
         if tensor.name in wanted.binary:
             row["parameters"] = {"binary_data_size": len(tensor.data)}
             tail.append(tensor.data)
@@ -203,10 +191,12 @@ def answer(wanted: Inference, found: Inferred, model: str) -> tuple[bytes, int |
 
 
 def _listed(tensor: Tensor) -> Sequence[Any]:
-    letter = FORMATS.get(tensor.datatype)
+    letter = tensors.FORMATS.get(tensor.datatype)
     if letter is None:
-        return [element.decode(errors="replace") for element in split(tensor.data) or ()]
-    return struct.unpack(f"<{len(tensor.data) // ITEM_BYTES[tensor.datatype]}{letter}", tensor.data)
+        return [element.decode(errors="replace") for element in tensors.split(tensor.data) or ()]
+    return struct.unpack(
+        f"<{len(tensor.data) // tensors.ITEM_BYTES[tensor.datatype]}{letter}", tensor.data
+    )
 
 
 def metadata(model: str, engine: str, loaded: Loaded) -> bytes:
@@ -215,15 +205,8 @@ def metadata(model: str, engine: str, loaded: Loaded) -> bytes:
         [{"name": one.name, "datatype": one.datatype, "shape": one.shape} for one in ports]
         for ports in (loaded.inputs, loaded.outputs)
     )
-    return to_json(
-        {
-            "name": model,
-            "versions": [VERSION],
-            "platform": f"leasehold_{engine}",
-            "inputs": inputs,
-            "outputs": outputs,
-        }
-    )
+    about = {"name": model, "versions": [VERSION], "platform": f"leasehold_{engine}"}
+    return to_json(about | {"inputs": inputs, "outputs": outputs})
 
 
 def error_body(error: LeaseholdError) -> bytes:
@@ -241,8 +224,3 @@ def _only(parameters: Parameters, *known: str) -> None:
     for name in parameters:
         if name not in known:
             raise UnsupportedParameter(about=name, expected=known)
-
-
-def _same(about: str, got: list[str], expected: list[str]) -> None:
-    if got != expected:
-        raise BadRequest(about=about, got=got, expected=expected)

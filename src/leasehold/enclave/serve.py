@@ -77,13 +77,8 @@ class Application:
         match path.split("/"):
             case ["", "leasehold", "receipts", name]:
                 template, exchange.variable = RECEIPTS, name
-            case ["", "v2", "models", name, "versions", kserve.VERSION, *rest] | [
-                "",
-                "v2",
-                "models",
-                name,
-                *rest,
-            ]:
+            case ["", "v2", "models", name, *rest]:
+                rest = rest[2:] if rest[:2] == ["versions", kserve.VERSION] else rest
                 template, exchange.variable = "/".join((MODEL, *rest)), name
             case _:
                 template = path
