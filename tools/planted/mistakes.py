@@ -307,8 +307,8 @@ _ALL: Final = (
     Mistake(
         "expiry-not-checked",
         _METER,
-        "        if now >= purse.expires:\n            raise LeaseLapsed",
-        "        if now < 0:\n            raise LeaseLapsed",
+        "        if now >= purse.expires:\n            raise self._lapse",
+        "        if now < 0:\n            raise self._lapse",
     ),
     Mistake(
         "time-from-the-answer",
@@ -319,7 +319,7 @@ _ALL: Final = (
     Mistake(
         "time-from-any-answer",
         _METER,
-        "        if asked_at is not None:\n            purse.expires",
+        "        if asked_at is not None and self.over is None:\n            purse.expires",
         "        asked_at = now if asked_at is None else asked_at\n        if True:\n"
         "            purse.expires",
     ),
@@ -456,14 +456,14 @@ _ALL: Final = (
     Mistake(
         "stop-elsewhere-not-pushed",
         _REPLICAS,
-        "listeners.tell(audience, custodian.stop_order(stop))",
-        "listeners.tell(audience[:0], custodian.stop_order(stop))",
+        "custodian.tell_stop(await custodian.look(",
+        "str(await custodian.look(",
     ),
     Mistake(
         "stop-not-told-to-replicas",
         _SERVICE,
-        'tx.tell(f"{STOP} {stop.id}")',
-        "tx.tell(PROGRESS)",
+        '            tx.tell(f"{STOP} {stop.id}")\n            return notices.telling',
+        "            return notices.telling",
     ),
     Mistake(
         "gap-not-looked-at",
