@@ -64,6 +64,7 @@ model: $(STAMP)  ## explore the model of the lease protocol whole
 
 docs: $(STAMP)  ## write the generated pages again
 	$(BIN)/python tools/errors_doc.py
+	$(BIN)/python -m tools.openapi
 
 bench: $(STAMP)  ## measure beside a peer or floor in the same run: make bench [BENCH=name]
 	$(BIN)/python -m bench $(BENCH)

@@ -558,3 +558,13 @@ def test_the_specification_lists_every_endpoint() -> None:
     page = (Path(__file__).parents[2] / "docs" / "spec" / "custodian-api.md").read_text()
     listed = re.findall(r"^\| ([A-Z]+) \| `(/(?:operator|log)/[^`]*)` \|", page, re.MULTILINE)
     assert sorted(listed) == sorted(ENDPOINTS)
+
+
+async def test_a_number_beyond_the_store_is_the_callers_fault(office: Office) -> None:
+    async with office.client(office.operator()) as client:
+        for query in ("cosigned=9223372036854775808", "size=9223372036854775808"):
+            answer = await client.get(f"/log/checkpoint?{query}")
+            assert answer.status_code in (400, 404)
+        grant = {"loan": LOAN, "consumer": "nobody", "units": 1 << 70}
+        answer = await client.post("/operator/grants", content=to_json(grant))
+        assert 400 <= answer.status_code < 500

@@ -5,8 +5,10 @@ Spec: docs/spec/consumer.md.
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
-from urllib.parse import parse_qs
+from typing import Annotated, Final, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
 
 from leasehold.core.encoding import from_json, to_json
 from leasehold.core.messages import (
@@ -24,12 +26,17 @@ from leasehold.enclave.exchange import Exchange, Handler, unless_gone
 from leasehold.errors import BadMessage, BadRequest, UnknownKey
 
 T = TypeVar("T")
-WAIT_SECONDS_MAX: Final = 30.0
 SMALL_BODY_BYTES_MAX: Final = 4 * KIB
 EXTENSION_UNITS_MAX: Final = (
     1 << 53
 )  # what the ledger counts to; more would read as a broken enclave
 RECEIPTS: Final = "/leasehold/receipts/{id}"
+
+
+class ExtensionQuery(msgspec.Struct, frozen=True):
+    """How many seconds to wait for a decision."""
+
+    wait: Annotated[float, msgspec.Meta(ge=0, le=30)] = 0.0
 
 
 class Own:
@@ -155,11 +162,8 @@ def _extension(state: ExtensionState) -> bytes:
 
 def _seconds(query: bytes) -> float:
     """The `wait` of a long poll in seconds. Raises BadRequest."""
-    asked = parse_qs(query.decode("latin-1")).get("wait", ["0"])[-1]
+    asked = dict(parse_qsl(query.decode("latin-1")))
     try:
-        seconds = float(asked)
-    except ValueError as cause:
-        raise BadRequest(about="wait", got=asked, expected="seconds") from cause
-    if not 0 <= seconds <= WAIT_SECONDS_MAX:
-        raise BadRequest(about="wait", got=asked, expected=f"0 to {WAIT_SECONDS_MAX} seconds")
-    return seconds
+        return msgspec.convert(asked, ExtensionQuery, strict=False).wait
+    except msgspec.ValidationError as cause:
+        raise BadRequest(about="query", got=cause) from cause

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from leasehold.core.units import MIB, SECOND, Duration
 from leasehold.custodian.store.port import Row, Value
-from leasehold.errors import Conflict, StoreFailed
+from leasehold.errors import BadRequest, Conflict, StoreFailed
 
 MEMORY: Final = ":memory:"
 _STATEMENTS_CACHED: Final = 256  # the ledger has about 150
@@ -52,6 +52,8 @@ class SqliteTx:
             return self._cursor.fetchall()
         except sqlite3.IntegrityError as cause:
             raise Conflict(about="the ledger's constraints", got=str(cause)) from cause
+        except OverflowError as cause:  # a number that somebody sent
+            raise BadRequest(about="a number", expected="less than 2^63") from cause
 
     def execute_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
         """See `port.Tx`."""

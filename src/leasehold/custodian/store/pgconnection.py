@@ -19,7 +19,7 @@ from psycopg.types.string import StrDumper
 from leasehold.core.units import SECOND, Duration
 from leasehold.custodian.store.connection import migrations, next_migration
 from leasehold.custodian.store.port import Row, Value
-from leasehold.errors import BadSetting, Conflict, StoreFailed
+from leasehold.errors import BadRequest, BadSetting, Conflict, StoreFailed
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 Error = psycopg.Error
@@ -53,6 +53,8 @@ class PgTx:
         except psycopg.IntegrityError as cause:
             said = cause.diag.message_primary
             raise Conflict(about="the ledger's constraints", got=said) from cause
+        except psycopg.errors.NumericValueOutOfRange as cause:  # a number that somebody sent
+            raise BadRequest(about="a number", expected="less than 2^63") from cause
         return self._cursor.fetchall() if self._cursor.description is not None else []
 
     def execute_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
