@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from leasehold.errors import ModelUnreachable
-from leasehold.net.fetch import ATTEMPTS, RangeReader
+from leasehold.net.fetch import ATTEMPTS, PATIENT_ATTEMPTS, RangeReader
 
 DATA = bytes(range(256)) * 4096
 Answer = Callable[["Mirror", socket.socket, int, int], None]
@@ -247,3 +247,70 @@ def test_a_drip_is_given_up_after_the_time_for_a_range(mirror: Mirror) -> None:
     ):
         reader.read_into(1000, out)
     assert len(mirror.asked) == 1
+
+
+def test_a_reader_that_is_closed_meanwhile_wakes_up_and_gives_up(mirror: Mirror) -> None:
+    """Else a stop in the middle of an outage would wait for minutes."""
+    mirror.answers = [saying("503 Busy", "Content-Length: 0")] * 50
+    reader = RangeReader(mirror.url, attempts=PATIENT_ATTEMPTS)
+    failures: list[ModelUnreachable] = []
+
+    def read_on() -> None:
+        with pytest.raises(ModelUnreachable) as failure:
+            reader.read_into(0, memoryview(bytearray(10)))
+        failures.append(failure.value)
+
+    reading = threading.Thread(target=read_on)
+    reading.start()
+    while len(mirror.asked) < 3:
+        threading.Event().wait(0.01)
+    reader.close()
+    reading.join(10)
+    assert "closed" in str(failures[0])
+    assert len(mirror.asked) < 10
+
+
+def test_where_nobody_else_is_left_an_outage_of_minutes_is_borne(mirror: Mirror) -> None:
+    waits: list[float] = []
+    mirror.answers = [saying("503 Busy", "Content-Length: 0")] * (PATIENT_ATTEMPTS - 1)
+    out = bytearray(10)
+    with closing(RangeReader(mirror.url, attempts=PATIENT_ATTEMPTS, sleep=waits.append)) as reader:
+        reader.read_into(5, memoryview(out))
+    assert out == DATA[5:15]
+    assert 240 < sum(waits) < 360
+    assert max(waits) == 15
+
+
+def test_a_reader_that_is_closed_while_it_reads_leaves_no_connection_open(mirror: Mirror) -> None:
+    reader = RangeReader(mirror.url)
+
+    def closing_meanwhile(_mirror: Mirror, out: socket.socket, first: int, last: int) -> None:
+        reader.close()
+        honest(_mirror, out, first, last)
+        assert out.recv(1) == b""  # the other end was closed
+        ended.set()
+
+    ended = threading.Event()
+    mirror.answers = [closing_meanwhile]
+    reader.read_into(0, memoryview(bytearray(10)))
+    assert ended.wait(10)
+
+
+def test_who_promises_more_than_comes_and_falls_silent_is_given_up_in_time(mirror: Mirror) -> None:
+    def promise(_mirror: Mirror, out: socket.socket, first: int, last: int) -> None:
+        out.sendall(head("206 Partial", span(first, last), f"Content-Length: {last - first + 1}"))
+        out.sendall(DATA[first:last])
+
+    mirror.answers = [promise] + [lambda *_: None] * PATIENT_ATTEMPTS
+    minutes = iter(range(0, 1_000_000, 60))
+    reader = RangeReader(
+        mirror.url,
+        timeout=0.05,
+        attempts=PATIENT_ATTEMPTS,
+        sleep=lambda _: None,
+        seconds=lambda: float(next(minutes)),
+    )
+    with closing(reader), pytest.raises(ModelUnreachable, match="timed out"):
+        reader.read_into(0, memoryview(bytearray(10)))
+    assert mirror.asked[1] == (9, 9)
+    assert len(mirror.asked) < PATIENT_ATTEMPTS

@@ -19,7 +19,7 @@ from leasehold.enclave.log import Log
 from leasehold.enclave.settings import Settings
 from leasehold.enclave.weights import FileSource, FileWriter, load_sealed
 from leasehold.errors import BadModel, LeaseholdError, NoModelYet
-from leasehold.net.fetch import RangeReader
+from leasehold.net.fetch import PATIENT_ATTEMPTS, RangeReader
 from leasehold.net.tls import client_context
 
 _URL_SCHEMES: Final = ("http://", "https://")
@@ -118,13 +118,14 @@ class SealedLoader:
 
     def _sources(self, digest: str) -> list[RangeReader | FileSource]:
         context = client_context(self.settings.custodian_ca)
-        places = (*self.mirrors, f"{self.origin}/models/{digest}")
-        return [
+        sources: list[RangeReader | FileSource] = [
             RangeReader(place, context=context)
             if place.startswith(_URL_SCHEMES)
             else FileSource(Path(place))
-            for place in places
+            for place in self.mirrors
         ]
+        last = f"{self.origin}/models/{digest}"
+        return [*sources, RangeReader(last, context=context, attempts=PATIENT_ATTEMPTS)]
 
     def _loading(self, done: int, total: int) -> None:
         if (step := _STEPS * done // max(1, total)) > self._told:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from threading import Event
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -23,7 +24,9 @@ ATTEMPTS: Final = 5  # in a row without one new byte
 TIMEOUT_SECONDS: Final = 30.0  # of silence
 READ_SECONDS_MAX: Final = 300.0  # for one range of 8 MiB: 28 KB a second, or a week for 16 GB
 _PIECE_BYTES: Final = 256 * KIB
+PATIENT_ATTEMPTS: Final = 24  # where there is nobody else to ask: five minutes
 _PAUSE_SECONDS: Final = 0.25  # doubled at each failure: 4 seconds before giving up
+_PAUSE_SECONDS_MAX: Final = 15.0
 _RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 
@@ -40,7 +43,7 @@ class RangeReader:
         context: TlsContext | None = None,
         timeout: float = TIMEOUT_SECONDS,
         attempts: int = ATTEMPTS,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         """Nothing is connected yet. Raises BadSetting where the URL is not one of http or https."""
@@ -58,7 +61,8 @@ class RangeReader:
         self._context = context if parts.scheme == "https" else None
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._timeout, self._attempts = timeout, attempts
-        self._sleep, self._seconds = sleep, seconds
+        self._closed = Event()
+        self._sleep, self._seconds = sleep or self._closed.wait, seconds
         self._idle: deque[HTTPConnection] = deque()
 
     def read_into(self, offset: int, out: memoryview) -> int:
@@ -87,19 +91,24 @@ class RangeReader:
             except (OSError, HTTPException) as cause:
                 connection.close()
                 failures = 1 if len(out) < before else failures + 1
-                if failures >= self._attempts:
+                if failures >= self._attempts or self._seconds() > end:
                     got = f"{type(cause).__name__}: {cause}"
                     raise ModelUnreachable(about=self.name, got=got) from cause
-                self._sleep(_PAUSE_SECONDS * 2 ** (failures - 1))
+                self._sleep(min(_PAUSE_SECONDS * 2 ** (failures - 1), _PAUSE_SECONDS_MAX))
+                if self._closed.is_set():
+                    raise self._refused("closed") from None
             except ModelUnreachable:
                 connection.close()
                 raise
             else:
                 self._idle.append(connection)
+                if self._closed.is_set():  # while this was being read
+                    self.close()
                 return total
 
     def close(self) -> None:
-        """Close the connections that are not in use; reading again opens new ones."""
+        """Close the connections that are not in use; whoever reads on gives up at the next failure."""
+        self._closed.set()
         while self._idle:
             self._idle.pop().close()
 
