@@ -17,6 +17,7 @@ from leasehold.core.messages import Budget
 from leasehold.core.tariff import NAMED, Tariff, check_tariff
 from leasehold.core.units import SECOND, Duration, Units
 from leasehold.custodian import records, settings
+from leasehold.custodian.leak import leak
 from leasehold.custodian.ledger.consumers import Consumer, Key
 from leasehold.custodian.ledger.loans import Model
 from leasehold.custodian.ledger.operators import Role
@@ -221,6 +222,9 @@ def _write_loan(one: records.LoanView) -> None:
         "outstanding at most": one.policy.outstanding_max,
         "exact": one.policy.exact,
         "instances at most": one.instances_max,
+        "a lying worker leaks at most": leak(one.tariff).in_words(
+            Units(one.budget.available + one.budget.outstanding)
+        ),
     }
     fields |= dict(zip(_BUDGET, _amounts(one.budget), strict=True))
     output.write_fields("Loan", fields)

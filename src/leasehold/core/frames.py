@@ -22,6 +22,7 @@ GROUP_TOKENS_MAX: Final = 16  # a quarter of the 64 tokens that admission reserv
 LONGEST_TOKEN_BYTES_MAX: Final = 512  # runs of 128 spaces are the longest published tokens
 CONTEXT_TOKENS_MAX: Final = 1 << 24  # sixteen times the longest published context
 LENGTH_BYTES: Final = 4
+EMBEDDING_DIMS_MAX: Final = 1 << 14  # a vector of 64 KiB, as much as a row of output (I-5)
 CALLS_MAX: Final = 128  # calls in one turn
 TOP_PROBS_MAX: Final = 20  # OpenAI's limit
 
@@ -247,7 +248,7 @@ class Loaded(Record, tag=20, frozen=True):
     capabilities: Annotated[tuple[Capability, ...], Meta(min_length=1, max_length=8)]
     context_tokens: Annotated[int, Meta(ge=1, le=CONTEXT_TOKENS_MAX)]
     longest_token_bytes: Annotated[int, Meta(ge=1, le=LONGEST_TOKEN_BYTES_MAX)]
-    embedding_dims: Annotated[int, Meta(ge=0, le=1 << 16)] = 0  # 0: embeds nothing
+    embedding_dims: Annotated[int, Meta(ge=0, le=EMBEDDING_DIMS_MAX)] = 0  # 0: embeds nothing
     layers: Annotated[tuple[Name, ...], Meta(max_length=32)] = ()  # of the sandbox, in force
     absent: Annotated[tuple[Name, ...], Meta(max_length=32)] = ()  # that this kernel refuses
     inputs: Annotated[tuple[Port, ...], Meta(max_length=TENSORS_MAX)] = ()
@@ -315,7 +316,7 @@ class Embedded(Record, tag=25, frozen=True):
 
     id: Id
     vectors: bytes
-    dims: Annotated[int, Meta(ge=1, le=1 << 16)]
+    dims: Annotated[int, Meta(ge=1, le=EMBEDDING_DIMS_MAX)]
     input_tokens: Tally
 
 

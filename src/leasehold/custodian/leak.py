@@ -1,0 +1,60 @@
+"""What a worker that lies could carry out for a budget, in answers that are paid like any others.
+
+Spec: docs/spec/metering.md, M-10. The governor bounds the bytes that each piece of work may answer with
+(docs/spec/worker.md, W-8; docs/spec/inference.md, I-5), and the tariff prices the work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from leasehold.core.frames import EMBEDDING_DIMS_MAX, FRAME_BYTES_MAX, LONGEST_TOKEN_BYTES_MAX
+from leasehold.core.tariff import Tariff
+from leasehold.core.tensors import ROW_BYTES
+from leasehold.core.units import Units
+
+PROB_BITS: Final = 8 * LONGEST_TOKEN_BYTES_MAX + 27  # a token, and four decimals of 0 to -9,999
+VECTOR_BYTES: Final = 4 * EMBEDDING_DIMS_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """At most so many bits for a unit, by the kind of answer. None: the tariff does not bound it."""
+
+    text: int | None
+    probabilities: int | None
+    vectors: int | None
+    tensors: int | None
+
+    def in_words(self, left: Units) -> str:
+        """For a person, with the bytes that the units left could pay for."""
+        parts = []
+        for kind in self.__slots__:
+            bits = getattr(self, kind)
+            if bits is None:
+                parts.append(f"{kind} without bound")
+            elif bits:
+                parts.append(f"{kind} {bits:,} bits a unit ({bits * left / 8e6:,.1f} MB)")
+        return ", ".join(parts)
+
+
+def leak(tariff: Tariff) -> Leak:
+    """M-10: the bounds; 0 where that kind of answer cannot be had under the tariff."""
+    return Leak(
+        text=_most(8 * LONGEST_TOKEN_BYTES_MAX, tariff.output_token),
+        probabilities=_most(PROB_BITS, tariff.logprob) if tariff.logprob else 0,
+        vectors=_whole(8 * VECTOR_BYTES, tariff.input_token + tariff.row, tariff),
+        tensors=_whole(8 * ROW_BYTES, tariff.row, tariff),
+    )
+
+
+def _most(bits: int, price: int) -> int | None:
+    return -(-bits // price) if price else None
+
+
+def _whole(bits: int, price: int, tariff: Tariff) -> int | None:
+    """Answers in one frame: by their pieces, or by the request where the pieces are free."""
+    if price:
+        return _most(bits, price)
+    return _most(8 * FRAME_BYTES_MAX, tariff.request) if tariff.request else 0
