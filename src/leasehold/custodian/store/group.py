@@ -185,10 +185,11 @@ def _deliver(jobs: list[Job], outcomes: list[Outcome]) -> None:
         by_loop.setdefault(job.loop, []).append((job.future, outcome))
     for loop, results in by_loop.items():
         with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
-            loop.call_soon_threadsafe(_resolve, results)
+            loop.call_soon_threadsafe(resolve, results)
 
 
-def _resolve(results: list[tuple[asyncio.Future[Any], Outcome]]) -> None:
+def resolve(results: list[tuple[asyncio.Future[Any], Outcome]]) -> None:
+    """Wake callers with how their acts ended, those who were cancelled left out."""
     for future, outcome in results:
         if future.done():  # its caller was cancelled
             continue

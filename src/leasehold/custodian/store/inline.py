@@ -6,9 +6,9 @@ Same SQL, same schema, same errors as `sqlite`; what it lacks is durability.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from leasehold.custodian.store.connection import (
     MEMORY,
@@ -18,10 +18,29 @@ from leasehold.custodian.store.connection import (
     migrate,
     store_failed,
 )
+from leasehold.custodian.store.group import Outcome, run_group
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import StoreFailed
 
 T = TypeVar("T")
+
+
+class _TellingTx(SqliteTx):
+    """A `Tx` that keeps the news."""
+
+    __slots__ = ("_news",)
+
+    def __init__(self, connection: sqlite3.Connection, news: list[str]) -> None:
+        super().__init__(connection)
+        self._news = news
+
+    def tell(self, news: str) -> None:
+        """See `port.Tx`."""
+        self._news.append(news)
+
+
+def _is_world(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.Error) and is_world(error)
 
 
 @lru_cache(maxsize=1)
@@ -66,6 +85,28 @@ class InlineStore:
             return self._run(act, end="ROLLBACK")
         finally:
             connection.execute("PRAGMA query_only = 0")
+
+    def group(self, acts: Sequence[Callable[[Tx], Any]]) -> tuple[list[Outcome], list[str]]:
+        """Run acts in one commit, as the other stores do; how each ended, and the news of those that hold.
+
+        Raises StoreFailed, and then none of them happened.
+        """
+        connection, news = self._open(), list[str]()
+        marks: list[int] = []
+
+        def control(sql: str) -> None:
+            connection.execute(sql)
+            if sql.startswith("SAVEPOINT"):
+                marks.append(len(news))
+            elif sql.startswith("ROLLBACK"):
+                del news[marks[-1] :]
+
+        def act(_: Tx) -> list[Outcome]:
+            return run_group(
+                _TellingTx(connection, news), acts, control=control, is_world=_is_world
+            )
+
+        return self._run(act, end="COMMIT"), news
 
     def peek(self, act: Callable[[Tx], T]) -> T:
         """Run an act that is known to write nothing, for whoever looks after every commit."""

@@ -12,10 +12,11 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
+from leasehold.custodian.store.group import Job, Outcome, resolve
 from leasehold.custodian.store.inline import InlineStore
-from leasehold.custodian.store.port import Row, Tx
+from leasehold.custodian.store.port import Tx
 from leasehold.errors import StoreFailed
 
 T = TypeVar("T")
@@ -88,21 +89,20 @@ class Seat:
     gaps: int = 0
     _life: int = 0
     _hear: Callable[[str], None] | None = None
+    _jobs: list[Job] = field(default_factory=list)
 
     async def write(self, act: Callable[[Tx], T]) -> T:
         """See `port.Store`."""
-        life, disk, news = self._life, self.disk, list[str]()
+        life, disk = self._life, self.disk
         await self._step(life, Moment.BEFORE)
         if disk.full:
             raise StoreFailed(about="simulated disk", got="full")
-        telling = act if len(disk.seats) == 1 else lambda tx: act(_TellingTx(tx, news))
-        try:
-            result = await disk.inside.write(telling)
-        finally:
-            disk.inside.peek(disk.watch)
-        for seat in disk.seats:
-            if seat is not self:
-                seat.tell(news)
+        loop = asyncio.get_running_loop()
+        job = Job(act, loop)
+        self._jobs.append(job)
+        if len(self._jobs) == 1:
+            loop.call_later(disk.luck.uniform(0, disk.seconds), self._commit, self._jobs)
+        result: T = await job.future
         await self._step(life, Moment.AFTER)
         if disk.lie and disk.luck.random() < disk.lie:
             raise StoreFailed(about="simulated disk", got="no answer to a commit")
@@ -128,6 +128,7 @@ class Seat:
         self._life += 1
         self._hear = None
         self.disk.crash = None
+        self._fail(StoreFailed(about="simulated disk", got="a crash"))
 
     # News ----------------------------------------------------------------------------------------
 
@@ -160,6 +161,27 @@ class Seat:
         if self._hear is not None and gaps == self.gaps:
             self._hear(news)
 
+    # Commits -------------------------------------------------------------------------------------
+
+    def _commit(self, jobs: list[Job]) -> None:
+        """All acts that wait share one commit, as they do in the other stores."""
+        if jobs is not self._jobs:
+            return  # they were given up
+        if self.parted:
+            self._fail(StoreFailed(about="simulated database", got="no answer"))
+            return
+        disk, self._jobs = self.disk, []
+        outcomes, news = disk.inside.group([job.act for job in jobs])
+        disk.inside.peek(disk.watch)
+        for seat in disk.seats:
+            if seat is not self:
+                seat.tell(news)
+        resolve([(job.future, outcome) for job, outcome in zip(jobs, outcomes, strict=True)])
+
+    def _fail(self, failure: StoreFailed) -> None:
+        jobs, self._jobs = self._jobs, []
+        resolve([(job.future, Outcome(failure.again())) for job in jobs])
+
     # What may fail -------------------------------------------------------------------------------
 
     async def _step(self, life: int, moment: Moment) -> None:
@@ -178,21 +200,3 @@ class Seat:
             raise StoreFailed(about="simulated database", got="no answer")
         if life != self._life:
             raise StoreFailed(about="simulated disk", got="a crash")
-
-
-class _TellingTx:
-    """A `Tx` that keeps what it is told to tell."""
-
-    __slots__ = ("_news", "_tx", "execute", "execute_many", "memo")
-
-    execute: Callable[..., list[Row]]
-    execute_many: Callable[..., None]
-    memo: dict[str, Any]
-
-    def __init__(self, tx: Tx, news: list[str]) -> None:
-        self._tx, self._news = tx, news
-        self.execute, self.execute_many, self.memo = tx.execute, tx.execute_many, tx.memo
-
-    def tell(self, news: str) -> None:
-        """See `port.Tx`."""
-        self._news.append(news)
