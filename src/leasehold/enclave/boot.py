@@ -31,6 +31,7 @@ from leasehold.errors import (
     LeaseholdError,
     LeaseLapsed,
     NoModelYet,
+    Unavailable,
 )
 
 WATCH_SECONDS: Final = 0.25
@@ -219,7 +220,8 @@ class Enclave:
             except LeaseholdError as failure:
                 if self.ended is not None:  # stopped meanwhile
                     return
-                if not isinstance(failure, CustodianUnreachable):
+                is_told = failure.told is not None  # by the custodian, who may soon be well again
+                if not isinstance(failure, Unavailable if is_told else CustodianUnreachable):
                     raise
                 self._move(Event.UNREACHABLE)
                 self.machine.log.event("custodian_unreachable", code=failure.code)

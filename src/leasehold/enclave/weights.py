@@ -199,22 +199,12 @@ class Loading:
         return model
 
     def _work(self, opened: OpenModel, todo: Iterator[Span], writers: list[FileWriter]) -> None:
-        buffer, scratch = (
-            memoryview(bytearray(SPAN_BYTES_MAX)),
-            memoryview(bytearray(SEGMENT_BYTES)),
-        )
+        buffer = memoryview(bytearray(SPAN_BYTES_MAX))
+        scratch = memoryview(bytearray(SEGMENT_BYTES))
         try:
             while (span := self._next(todo)) is not None:
-                size = self.sources.use(
-                    partial(
-                        self._load,
-                        opened=opened,
-                        span=span,
-                        writer=writers[span.file],
-                        buffer=buffer,
-                        scratch=scratch,
-                    )
-                )
+                load = partial(self._load, opened, span, writers[span.file], buffer, scratch)
+                size = self.sources.use(load)
                 with self._lock:
                     self._done += size
                     self.on_progress(self._done, opened.model.plain_bytes)
@@ -235,13 +225,12 @@ class Loading:
 
     def _load(
         self,
-        source: ModelSource,
-        *,
         opened: OpenModel,
         span: Span,
         writer: FileWriter,
         buffer: memoryview,
         scratch: memoryview,
+        source: ModelSource,
     ) -> int:
         """S-7: fetch one span, and write what is authentic in it; tells its plaintext's size."""
         data, size = buffer[: span.length], 0
