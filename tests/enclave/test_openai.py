@@ -6,6 +6,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -309,3 +310,16 @@ def test_a_text_completion_is_openais() -> None:
 def test_work_for_output_counts_its_probabilities() -> None:
     assert PRICED.cost(chat(logprobs=True, top_logprobs=2).output(10)) == Units(10 + 10 * 3 * 3)
     assert PRICED.cost(chat().output(10)) == Units(10)
+
+
+def test_a_model_that_embeds_nothing_says_so_before_anything_is_held() -> None:
+    async def story(world: World, box: Box, alice: Consumer) -> None:
+        able = tuple(one for one in box.host.loaded.capabilities if one != "embed")
+        box.host._loaded = msgspec.structs.replace(box.host.loaded, capabilities=able)
+        body = {"model": MODEL, "input": "lease"}
+        answer = await alice.call(box, "POST", "/v1/embeddings", body)
+        assert (answer.status, answer.code) == (400, "unsupported_parameter")
+        assert "embeddings" in answer.json()["error"]["message"]
+        assert box.enclave.meter.purse(sha256(alice.key.encode())) is None
+
+    played(story)

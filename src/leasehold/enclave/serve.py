@@ -6,10 +6,10 @@ exception text reaches a caller. Spec: docs/spec/consumer.md, docs/spec/inferenc
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from email.utils import formatdate
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from leasehold.core.encoding import to_json
 from leasehold.core.frames import Capability, Chat, Token
@@ -30,6 +30,7 @@ from leasehold.enclave.refusals import refusing
 from leasehold.enclave.work import Run
 from leasehold.errors import UnknownEndpoint, UnknownModel, UnsupportedParameter
 
+T = TypeVar("T")
 EVENTS: Final = (b"content-type", b"text/event-stream")
 MODEL: Final = "/v2/models/{name}"
 BINARY: Final = (b"content-type", b"application/octet-stream")
@@ -104,14 +105,8 @@ class Application:
         wanted = parse(body)
         _check_model(lent, wanted.model)
         _check_can(self._enclave.machine.host.loaded.capabilities, lent, wanted)
-        async with (
-            unless_gone(exchange),
-            self._enclave.works.generating(wanted, lent=lent, key_hash=key_hash, request=body) as (
-                run,
-                pieces,
-            ),
-            refusing(exchange, self._enclave.machine.log, run),
-        ):
+        work = self._enclave.works.generating(wanted, lent=lent, key_hash=key_hash, request=body)
+        async with self._working(exchange, work) as (run, pieces):
             frame = self._frame(wanted.kind, run)
             if wanted.stream:
                 await _stream(exchange, wanted, frame, run, pieces)
@@ -119,6 +114,15 @@ class Application:
                 made = [piece async for piece in pieces]
                 answer = frame.whole(made, run.reason, run.counts, run.code)
                 await exchange.answer(200, answer)
+
+    @asynccontextmanager
+    async def _working(
+        self, exchange: Exchange, work: AbstractAsyncContextManager[tuple[Run, T]]
+    ) -> AsyncIterator[tuple[Run, T]]:
+        """Work that ends with its caller, and whose refusals are in its receipt."""
+        log = self._enclave.machine.log
+        async with unless_gone(exchange), work as (run, act), refusing(exchange, log, run):
+            yield run, act
 
     def _frame(self, kind: Literal["chat", "text"], run: Run) -> answers.Frame:
         created = self._enclave.machine.clock.now() // 1000
@@ -133,14 +137,10 @@ class Application:
         lent = self._enclave.lent()
         wanted = openai.parse_embedding(body)
         _check_model(lent, wanted.model)
-        async with (
-            unless_gone(exchange),
-            self._enclave.works.embedding(wanted, lent=lent, key_hash=key_hash, request=body) as (
-                run,
-                embed,
-            ),
-            refusing(exchange, self._enclave.machine.log, run),
-        ):
+        if Capability.EMBED not in self._enclave.machine.host.loaded.capabilities:
+            raise UnsupportedParameter(about="embeddings", expected=Capability.EMBED)
+        work = self._enclave.works.embedding(wanted, lent=lent, key_hash=key_hash, request=body)
+        async with self._working(exchange, work) as (run, embed):
             found = await embed()
             answer = answers.embeddings_body(
                 wanted, found.vectors, found.dims, run.counts.input_tokens, lent.terms.model.name
@@ -188,12 +188,8 @@ class Application:
             raise UnsupportedParameter(about="content-encoding", got=coding)
         loaded = self._enclave.machine.host.loaded
         wanted = kserve.parse(body, exchange.header(kserve.JSON_BYTES), loaded)
-        works = self._enclave.works
-        async with (
-            unless_gone(exchange),
-            works.inferring(wanted, lent=lent, key_hash=key_hash, request=body) as (run, infer),
-            refusing(exchange, self._enclave.machine.log, run),
-        ):
+        work = self._enclave.works.inferring(wanted, lent=lent, key_hash=key_hash, request=body)
+        async with self._working(exchange, work) as (_, infer):
             found = await infer()
             content, json_bytes = kserve.answer(wanted, found, exchange.variable)
             if json_bytes is None:
