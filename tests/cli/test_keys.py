@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from cli.terminal import at_terminal
 from leasehold.cli import main
 from leasehold.custodian.wrapping.record import is_wrapped
 from leasehold.custodian.wrapping.rewrap import key_files
@@ -101,27 +100,24 @@ def test_at_a_terminal_the_passphrase_is_asked_for_and_not_shown(folder: Path) -
         line for line in toml.read_text().splitlines() if "passphrase_file" not in line
     )
     toml.write_text(text)
-    mine, theirs = pty.openpty()
-    file = folder / "models" / "tiny.sealed"
-    process = subprocess.Popen(
-        [*LEASEHOLD, "sealed", "verify", file, "--custodian", folder],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
+    words = ("sealed", "verify", folder / "models" / "tiny.sealed", "--custodian", folder)
+    status, said = at_terminal(*words, answers={"passphrase of the custodian's keys: ": PASSPHRASE})
+    assert status == 0, said
+    assert PASSPHRASE not in said
+
+
+def test_a_new_passphrase_is_asked_for_twice(folder: Path, tmp_path: Path) -> None:
+    name = "new passphrase of the custodian's keys"
+    words = ("keys", "rewrap", "--custodian", folder, "--new-passphrase")
+    status, said = at_terminal(
+        *words, answers={f"{name}: ": "a new passphrase", f"{name}, again: ": "an old passphrase"}
     )
-    os.close(theirs)
-    said = b""
-    while b"passphrase of the custodian's keys: " not in said:
-        said += os.read(mine, 4096)
-    os.write(mine, PASSPHRASE.encode() + b"\n")
-    try:
-        while more := os.read(mine, 4096):
-            said += more
-    except OSError:  # how a terminal says that the other end is gone
-        os.close(mine)
-    assert process.wait(30) == 0, said
-    assert PASSPHRASE.encode() not in said
+    assert (status, "two different ones" in said) == (2, True), said
+    answers = {f"{name}: ": "a new passphrase", f"{name}, again: ": "a new passphrase"}
+    status, said = at_terminal(*words, answers=answers)
+    assert status == 0, said
+    private(tmp_path / "secret", "a new passphrase")
+    run("sealed", "verify", folder / "models" / "tiny.sealed", "--custodian", folder)
 
 
 def test_rewrap_changes_the_passphrase(folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from cli.terminal import at_terminal
 from leasehold.cli import main
 from leasehold.core.crypto import SigningKey
 from leasehold.core.encoding import from_json, to_json
@@ -75,6 +77,18 @@ def test_seal_prints_the_digests_that_it_signs(shop: Shop) -> None:
     lines = shop.printed.splitlines()
     for name, data in CONTENTS.items():
         assert f"{name}\t{len(data):,}\t{hashlib.sha256(data).hexdigest()}" in lines
+
+
+def test_at_a_terminal_a_bar_shows_how_far_it_is(shop: Shop, tmp_path: Path) -> None:
+    where = ("--custodian", shop.folder)
+    status, said = at_terminal(
+        "seal", tmp_path / "model", *where, "--name", "again", "--engine", "llama"
+    )
+    assert status == 0, said
+    assert re.search(r"Sealing .*100%", said)
+    status, said = at_terminal("sealed", "verify", shop.file, *where)
+    assert status == 0, said
+    assert re.search(r"Verifying .*100%", said)
 
 
 def test_inspect_needs_no_key_and_says_that_nobody_vouches(shop: Shop, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from leasehold.errors import BadEvidence, CollateralRejected
 from leasehold_simtee import hcl as simulated_hcl
 from leasehold_simtee import ratls as simulated_ratls
 from leasehold_simtee import tpm as simulated_tpm
+from tools.fuzz import sealed
 
 
 class Target(NamedTuple):
@@ -190,4 +191,8 @@ TARGETS: Final[Mapping[str, Target]] = {
         lambda data: from_json(data, Evidence),
         lambda: [msgspec.json.encode(make_bench().evidence)],
     ),
+    "sealed-header": Target(sealed.read_header, lambda: [sealed.header()]),
+    "wrapped-key": Target(sealed.read_wrapped, sealed.wrapped_keys),
+    "model-signature": Target(sealed.read_bundle, lambda: [sealed.bundle()]),
+    "model-statement": Target(sealed.read_statement, sealed.statements),
 }
