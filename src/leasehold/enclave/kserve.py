@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -150,7 +151,7 @@ def _inputs(given: Sequence[InputTensor], binary: memoryview) -> Iterator[Tensor
 
 def _packed(one: InputTensor) -> bytes:
     """The elements of a JSON array, flat or nested, as bytes. Raises BadRequest."""
-    flat = list(_flat(one.data or [], tensors.DIMENSIONS_MAX))
+    flat = _flat(one.data or [])
     letter = tensors.FORMATS.get(one.datatype)
     try:
         if letter is None:
@@ -163,12 +164,13 @@ def _packed(one: InputTensor) -> bytes:
         raise BadRequest(about=one.name, got=cause, expected=one.datatype) from cause
 
 
-def _flat(items: list[Any], depth: int) -> Iterator[Any]:
-    for item in items:
-        if isinstance(item, list) and depth:
-            yield from _flat(item, depth - 1)
-        else:
-            yield item
+def _flat(items: list[Any]) -> list[Any]:
+    """Nested lists as one; where some are lists and some are not, the conversion refuses them."""
+    for _ in range(tensors.DIMENSIONS_MAX):
+        if set(map(type, items)) != {list}:
+            break
+        items = list(chain.from_iterable(items))
+    return items
 
 
 def answer(wanted: Inference, found: Inferred, model: str) -> tuple[bytes, int | None]:
