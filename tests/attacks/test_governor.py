@@ -698,7 +698,7 @@ def test_a_request_that_is_cancelled_at_any_moment_leaves_nothing_held(after_ms:
                 task.cancel()
         gate = box.enclave.gate
         await asyncio.sleep(2)
-        assert (gate._running, gate._strangers, gate._per_key, gate._wanted) == (0, 0, {}, {})
+        assert (gate._running, gate._strangers, gate._per_caller, gate._wanted) == (0, 0, {}, {})
         assert gate._asking == {}
         assert box.host.generating == 0
         for purse in box.enclave.meter._purses.values():

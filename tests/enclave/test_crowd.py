@@ -11,9 +11,10 @@ import pytest
 
 from leasehold.core.crypto import sha256
 from leasehold.core.tariff import PER_TOKEN, Tariff
+from leasehold.custodian.ledger import consumers
 from leasehold.testing.asgi import Answer, exchange
 from leasehold.testing.time import run_simulated
-from leasehold.testing.world import MODEL, Box, Consumer, World
+from leasehold.testing.world import MODEL, OPERATOR, Box, Consumer, World
 
 LONG: dict[str, Any] = {
     "model": MODEL,
@@ -60,7 +61,7 @@ def at_rest(box: Box, who: Consumer) -> bool:
     purse = box.enclave.meter.purse(sha256(who.key.encode()))
     gate = box.enclave.gate
     held = purse is not None and (purse.held or purse.tickets)
-    return not (held or gate._running or gate._per_key or box.host.generating)
+    return not (held or gate._running or gate._per_caller or box.host.generating)
 
 
 def test_one_key_gets_its_share_and_others_theirs() -> None:
@@ -75,6 +76,33 @@ def test_one_key_gets_its_share_and_others_theirs() -> None:
             assert "your requests" in refused.json()["error"]["message"]
             assert (await bob.call(box, "POST", CHAT, SHORT)).status == 200
         assert (await alice.call(box, "POST", CHAT, SHORT)).status == 200
+
+    played(story, concurrency_max=2)
+
+
+def test_another_key_is_no_other_share() -> None:
+    async def story(world: World, box: Box) -> None:
+        alice = await world.consumer("alice", 10_000)
+        again = Consumer("alice", "lh-another")
+        await world.custodian.change(
+            lambda tx, now: consumers.add_key(
+                tx,
+                now=now,
+                operator=OPERATOR,
+                consumer="alice",
+                key_hash=sha256(again.key.encode()),
+            )
+        )
+        for who in (alice, again):  # from now on it is known whose keys they are
+            assert (await who.call(box, "POST", CHAT, SHORT)).status == 200
+        async with AsyncExitStack() as stack:
+            for who in (alice, again):
+                assert (await begun(stack, box, who)).status == 200
+            for who in (alice, again):
+                refused = await who.call(box, "POST", CHAT, SHORT)
+                assert (refused.status, refused.code) == (429, "rate_limit_exceeded")
+        await asyncio.sleep(0.1)
+        assert at_rest(box, alice)
 
     played(story, concurrency_max=2)
 

@@ -6,7 +6,7 @@ Spec: docs/spec/metering.md, M-6. Leases for one key are asked for once, whoever
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -60,7 +60,7 @@ class Gate:
     _strangers: int = 0
     _visitors: int = 0
     _drained: asyncio.Event = field(default_factory=asyncio.Event)
-    _per_key: dict[bytes, int] = field(default_factory=dict)
+    _per_caller: Counter[str | bytes] = field(default_factory=Counter)
     _asking: dict[bytes, asyncio.Task[None]] = field(default_factory=dict)
     _wanted: dict[bytes, int] = field(default_factory=dict)
     _refused: OrderedDict[bytes, _Refusal] = field(default_factory=OrderedDict)
@@ -75,19 +75,23 @@ class Gate:
 
         Raises TooBusy, UnknownKey, BudgetExhausted, LoanStopped, LeaseLapsed, CustodianUnreachable.
         """
-        mine = self._per_key.get(key_hash, 0)
+        purse = self.meter.purse(key_hash)
+        who = key_hash if purse is None else purse.consumer  # with all of his keys
+        mine = self._per_caller[who]
         if self._running >= self.queue_max:
             raise TooBusy(about="this enclave's queue", got=self._running, expected=self.queue_max)
         if mine >= self.concurrency_max:
             raise TooBusy(about="your requests", got=mine, expected=f"< {self.concurrency_max}")
-        if self.meter.purse(key_hash) is None and self._strangers >= max(1, self.queue_max // 2):
+        if purse is None and self._strangers >= max(1, self.queue_max // 2):
             raise TooBusy(about="requests without a lease", got=self._strangers)
         self._running += 1
         self._drained.clear()
-        self._per_key[key_hash] = mine + 1
+        self._per_caller[who] += 1
         ticket: Ticket | None = None
         try:
             ticket = await self._admit(key_hash, least, want)
+            self._per_caller -= Counter([who])
+            self._per_caller[who := ticket.purse.consumer] += 1
             yield ticket
         finally:
             if ticket is not None:
@@ -95,9 +99,7 @@ class Gate:
             self._running -= 1
             if not self._running:
                 self._drained.set()
-            self._per_key[key_hash] -= 1
-            if not self._per_key[key_hash]:
-                del self._per_key[key_hash]
+            self._per_caller -= Counter([who])  # and forgets who has none
 
     @contextmanager
     def visiting(self) -> Iterator[None]:
