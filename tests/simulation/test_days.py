@@ -30,6 +30,8 @@ def test_the_days_were_bad_and_people_were_served_nevertheless(reports: list[Rep
     events = sum((report.events for report in reports), Counter[str]())
     for name in (*TROUBLES, *REPLICA_TROUBLES):
         assert events[name] >= 20, name
+    for name in ("announced", "stop came to drain", "stop came to full"):
+        assert events[name] >= 20, name
     assert events["answer 200"] > 5_000
     assert sum(report.served for report in reports) > 100_000
     for code in ("loan_stopped", "insufficient_quota", "lease_lapsed", "invalid_api_key"):

@@ -28,6 +28,10 @@ _SQLITE: Final = "leasehold.custodian.store.sqlite"
 _GROUP: Final = "leasehold.custodian.store.group"
 _SITTING: Final = "leasehold.custodian.ledger.sitting"
 
+_NOTICES: Final = "leasehold.custodian.ledger.notices"
+
+_T_NOTICES: Final = "tests/custodian/ledger/test_notices.py"
+_T_DRAIN: Final = "tests/scenarios/test_notice_and_drain.py"
 _T_ASKS: Final = "tests/custodian/ledger/test_asks.py"
 _T_REPORTS: Final = "tests/custodian/ledger/test_reports.py"
 _T_HANDS: Final = "tests/custodian/ledger/test_hands.py"
@@ -230,6 +234,108 @@ _ALL: Final = (
         'if tx.execute(_ENDED, (instance, "")) and stops:',
         test="tests/custodian/ledger/test_stops.py"
         "::test_an_instance_that_was_stopped_never_serves_again",
+    ),
+    # Notice and drain ----------------------------------------------------------------------------
+    Mistake("notice-never-begins", _NOTICES, "for stop in due:", "for stop in due[:0]:"),
+    Mistake(
+        "notice-begins-early",
+        _NOTICES,
+        "phase = 'notice' AND lifted IS NULL AND begins <= ?",
+        "phase = 'notice' AND lifted IS NULL AND at <= ?",
+    ),
+    Mistake(
+        "notice-called-off-begins",
+        _NOTICES,
+        "phase = 'notice' AND lifted IS NULL AND begins <= ?",
+        "phase = 'notice' AND begins <= ?",
+    ),
+    Mistake(
+        "notice-begins-without-covering",
+        _NOTICES,
+        """        if stop.phase == "notice":
+            detail""",
+        """        if stop.phase == "drain":
+            detail""",
+    ),
+    Mistake(
+        "notice-not-told-again",
+        "leasehold.custodian.decide",
+        "sequence, now, head, announce(notices.coming(tx, instance=instance), keys, now)",
+        "sequence, now, head",
+        test=f"{_T_DRAIN}::test_a_notice_that_was_lost_on_the_way_comes_with_the_next_heartbeat",
+    ),
+    Mistake(
+        "notice-outlived-by-lease",
+        _ASKS,
+        "ttl = min(ttl, Duration(self.stopped - self.now))  # L-14",
+        "ttl = min(ttl, Duration(1 << 40))",
+    ),
+    Mistake(
+        "notice-grants-when-due",
+        _SITTING,
+        'ends if phase == "notice" and begins > now else Instant(0)',
+        'ends if phase == "notice" and ends > now else Instant(0)',
+        test=f"{_T_NOTICES}::test_a_stop_that_is_due_refuses_before_anybody_has_begun_it",
+    ),
+    Mistake(
+        "drain-grants",
+        _SITTING,
+        'ends if phase == "notice" and begins > now else Instant(0)',
+        'ends if phase != "full" and ends > now else Instant(0)',
+        test=f"{_T_NOTICES}::test_the_ledger_refuses_a_drain_in_two_places",
+    ),
+    Mistake(
+        "drain-covers-nobody",
+        _STOPS,
+        'covered = [] if phase == "notice" else cover(',
+        'covered = [] if phase != "full" else cover(',
+    ),
+    Mistake(
+        "drain-extended-by-a-repeat",
+        _STOPS,
+        "begins, ends = min(known.begins, begins), min(known.ends, ends)",
+        "begins, ends = min(known.begins, begins), max(known.ends, ends)",
+    ),
+    Mistake(
+        "stop-put-off-by-a-repeat",
+        _STOPS,
+        "phase = max(known.phase, phase, key=PHASES.index)",
+        "phase = wanted.phase",
+    ),
+    Mistake(
+        "drain-longer-than-it-was",
+        _NOTICES,
+        "left = min(stop.ends - now, stop.ends - stop.begins)",
+        "left = stop.ends - now",
+        test=f"{_T_DRAIN}::test_never_is_more_left_of_a_drain_than_it_was_long",
+    ),
+    Mistake(
+        "drain-admits",
+        _METER,
+        '''until `until`."""
+        self.over = self.over or why''',
+        '''until `until`."""''',
+    ),
+    Mistake(
+        "drain-has-no-end",
+        _METER,
+        "purse.expires = purse.renew_at = min(purse.expires, until)",
+        "purse.renew_at = min(purse.expires, until)",
+        test=f"{_T_METER}::test_a_drain_admits_nobody_and_lets_tickets_spend_what_is_leased",
+    ),
+    Mistake(
+        "drain-takes-time-from-a-late-grant",
+        _METER,
+        "if asked_at is not None and self.over is None:",
+        "if asked_at is not None:",
+        test=f"{_T_METER}::test_a_drain_renews_nothing_and_takes_no_time_from_a_late_grant",
+    ),
+    Mistake(
+        "announcement-stops",
+        _LINK,
+        'if reason is None or reason.mode == "notice":',
+        "if reason is None:",
+        test=f"{_T_DRAIN}::test_an_announcement_stops_nobody_even_as_an_order",
     ),
     # Restores ------------------------------------------------------------------------------------
     Mistake(

@@ -245,12 +245,13 @@ class Replay:
         self.stops[number] = one
 
     def _advance(self, entry: Entry) -> None:
-        """L-14, at every prefix: nothing begins before its time, nor ends its drain before that."""
+        """L-14, at every prefix: nothing begins before its time or called off, nor ends its drain early."""
         detail: dict[str, Any] = entry.detail
         number, phase = detail["stop"], detail["phase"]
         known = self.stops[number]
         due = known.begins if entry.kind == "stop.begin" else known.ends
-        if entry.at < due or PHASES.index(phase) <= PHASES.index(known.phase):
+        is_early = entry.at < due or (entry.kind == "stop.begin" and known.lifted is not None)
+        if is_early or PHASES.index(phase) <= PHASES.index(known.phase):
             raise Conflict(about=f"stop {number}", got=phase, expected=f"after {known.phase}")
         self._change_stop(number, phase=phase)
 

@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from leasehold.core.lease import LeasePolicy
 from leasehold.core.session import State
 from leasehold.core.tariff import PER_REQUEST, PER_TOKEN, Tariff
-from leasehold.core.units import SECOND, Duration, Units
-from leasehold.custodian.ledger import stops
+from leasehold.core.units import SECOND, Duration, Instant, Units
+from leasehold.custodian.ledger import notices, stops
 from leasehold.errors import LeaseholdError
 from leasehold.testing.box import Box
 from leasehold.testing.simulation.disk import Disk
@@ -136,6 +137,10 @@ class Day:
         self._acts.discard(task)
         if not task.cancelled() and (mistake := task.exception()) is not None:
             self.observer.fail(10, f"an act raised {type(mistake).__name__}: {mistake}")
+
+    def due(self) -> Instant:
+        """The custodian has begun by now what begins until then, if it is well."""
+        return Instant(self.world.clock.now() - 5 * SECOND)
 
     async def settle(self) -> None:
         """Wait for all acts that are under way."""
@@ -295,11 +300,25 @@ async def _evening(day: Day) -> None:
 
 
 async def _all_stopped(day: Day) -> None:
-    """Who can hear of a stop has obeyed it, whatever became of the first word of it (M-7, N-4)."""
-    orders = await day.world.custodian.look(lambda tx: stops.list_stops(tx, active=True))
+    """Who can hear of a stop has obeyed it, whatever became of the first word of it (M-7, N-4).
+
+    What was due has begun, and who listens knows what comes (L-14, N-11).
+    """
+    look = day.world.custodian.look
+    orders = await look(lambda tx: stops.list_stops(tx, active=True))
+    late = [stop for stop in orders if stop.phase == "notice" and stop.begins <= day.due()]
+    if late:
+        day.observer.fail(4, f"never begun: {late}")
     for box in day.boxes:
+        coming = await look(partial(notices.coming, instance=box.enclave.instance))
+        told = box.enclave.link.coming
+        listens = box.enclave.ready and not box.life.done()
+        if listens and (told and told.stop) != (coming and coming.id):
+            day.observer.fail(4, f"an enclave says that {told} comes, and {coming} does")
         mine = {"all": "", "loan": LOAN, "enclave": box.enclave.instance}
         for stop in orders:
+            if stop.phase == "notice":
+                continue
             is_mine = stop.target == mine.get(stop.scope)
             has_model = box.enclave.link.lent is not None and not box.life.done()
             if is_mine and has_model and box.enclave.ended is None:

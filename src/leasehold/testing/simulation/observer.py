@@ -28,11 +28,13 @@ from leasehold.custodian.ledger import audit, books, stops
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import BadMessage, LeaseholdError, codes
 from leasehold.testing.box import Box
+from leasehold.testing.simulation.stopping import Stopping
 
 SLACK_SECONDS: Final = 0.05  # between a message's arrival and the enclave's reading it
 CANARY: Final = "canary7f3a"  # in every prompt
 _LEASES: Final = """
-SELECT e.number, e.epoch, e.instance, k.hash, e.consumer, e.granted, e.settled, e.released, e.state
+SELECT e.number, e.epoch, e.instance, k.hash, e.consumer, e.granted, e.settled, e.released, e.state,
+       e.expires
 FROM leases e JOIN keys k ON k.id = e.key
 """
 _GRANTS: Final = """
@@ -49,7 +51,11 @@ class Violation(AssertionError):
 
     def __init__(self, invariant: int, told: str) -> None:
         super().__init__(f"invariant {invariant}: {told}")
-        self.invariant = invariant
+        self.invariant, self.told = invariant, told
+
+    def __reduce__(self) -> tuple[type[Violation], tuple[int, str]]:
+        """So that it comes back from the process that lived the day."""
+        return Violation, (self.invariant, self.told)
 
 
 @dataclass(slots=True)
@@ -60,20 +66,7 @@ class _Lease:
     consumer: str
     granted: int = 0
     released: int = 0
-
-
-@dataclass(slots=True)
-class _StopWatch:
-    """M-7: after this stop at most `bound` units are served in its scope."""
-
-    stop: stops.Stop
-    bound: int
-    served: int = 0
-    over: bool = False  # the ledger said that nothing can be served any more
-
-    def covers(self, box: Box, consumer: str) -> bool:
-        target = {"consumer": consumer, "enclave": box.enclave.instance}
-        return self.stop.target == target.get(self.stop.scope, self.stop.target)
+    expires: int = 0
 
 
 @dataclass(slots=True)
@@ -86,6 +79,8 @@ class Sight:
     deaf: bool = False  # its host drops every order to stop
     old: bool = False  # it was there before the ledger was put back
     stopped: float | None = None  # when an order reached it
+    drained: float | None = None  # when one with a drain did
+    drained_until: float = 0.0  # by the earliest of those
     consumers: dict[str, float] = field(default_factory=dict)  # likewise, by consumer
     told: set[int] = field(default_factory=set)  # the stops that it was sent an order of
     asked: dict[int, float] = field(default_factory=dict)  # when each lease was asked for
@@ -110,12 +105,14 @@ class Observer:
     _newest: int = 0
     _granted: Counter[str] = field(default_factory=Counter)
     _cap: int = 0
-    _watches: dict[int, _StopWatch] = field(default_factory=dict)
-    _stops: int = 0
+    stopping: Stopping = field(init=False)
     _epoch: int = 0
     _size: int = 0
     _frontier: list[tuple[int, bytes]] = field(default_factory=list)
     _restoring: bool = False
+
+    def __post_init__(self) -> None:
+        self.stopping = Stopping(self.fail, self.tell)
 
     # What happens --------------------------------------------------------------------------------
 
@@ -168,8 +165,13 @@ class Observer:
         return True
 
     def _ordered(self, sight: Sight, reason: StopReason) -> None:
-        if reason.scope == "consumer":
-            watch = self._watches.get(reason.stop)
+        if reason.mode == "drain":
+            until = _time() + reason.left / SECOND
+            if sight.drained is None:
+                sight.drained, sight.drained_until = _time(), until
+            sight.drained_until = min(sight.drained_until, until)
+        elif reason.scope == "consumer":
+            watch = self.stopping.watches.get(reason.stop)
             if watch is not None:  # one that was lifted meanwhile stops nobody for long
                 sight.consumers.setdefault(reason.target, _time())
         elif sight.stopped is None:
@@ -188,8 +190,8 @@ class Observer:
         elif lease.owner != owner:
             self.fail(7, f"lease {said.lease} was told to two enclaves or keys")
 
-    def serve(self, box: Box, key_hash: bytes, consumer: str, units: int) -> None:
-        """So much has just left an enclave for a consumer (invariants 1 to 5)."""
+    def serve(self, box: Box, key_hash: bytes, consumer: str, units: int, *, since: float) -> None:
+        """So much has just left an enclave for a consumer who asked at `since` (invariants 1 to 5)."""
         if not units:
             return
         sight, owner = self.seen[box.enclave.instance], (box.enclave.instance, key_hash)
@@ -202,15 +204,17 @@ class Observer:
             )
         if self.by_consumer.total() > self.ever_cap:
             self.fail(1, f"the loan: served {self.by_consumer.total()} of {self.ever_cap}")
-        for watch in self._watches.values():
-            if not sight.old and watch.covers(box, consumer):
-                watch.served += units
-                if watch.over or watch.served > watch.bound:
-                    self.fail(4, f"stop {watch.stop.id}: served {watch.served} after {watch.bound}")
-        self._check_time(sight, key_hash, consumer)
+        if not sight.old:
+            self.stopping.serve(box, consumer, units)
+        self._check_time(sight, key_hash, consumer, since)
 
-    def _check_time(self, sight: Sight, key_hash: bytes, consumer: str) -> None:
+    def _check_time(self, sight: Sight, key_hash: bytes, consumer: str, since: float) -> None:
         now = _time()
+        if sight.drained is not None:
+            if since > sight.drained + SLACK_SECONDS:
+                self.fail(4, f"admitted {since - sight.drained:.3f} s after the order to drain")
+            if not sight.turned and now > sight.drained_until + SLACK_SECONDS:
+                self.fail(4, f"served {now - sight.drained_until:.3f} s after the end of a drain")
         stopped = sight.stopped if sight.stopped is not None else sight.consumers.get(consumer)
         if stopped is not None and now > stopped + SLACK_SECONDS:
             self.fail(4, f"served {now - stopped:.3f} s after the order to stop had come")
@@ -270,7 +274,18 @@ class Observer:
         if held > self.policy.outstanding_max:
             self.fail(4, f"{held} units are out, the loan allows {self.policy.outstanding_max}")
         usages: dict[str, dict[str, int]] = {}
-        for number, epoch, instance, key_hash, consumer, granted, settled, released, _ in rows:
+        for (
+            number,
+            epoch,
+            instance,
+            key_hash,
+            consumer,
+            granted,
+            settled,
+            released,
+            _,
+            until,
+        ) in rows:
             owner, name = (instance, key_hash), f"{epoch}-{number}"
             if instance not in usages:
                 usages[instance] = self._usage(instance)
@@ -280,7 +295,10 @@ class Observer:
             lease = self._leases.setdefault(name, _Lease(owner, consumer))
             if lease.owner != owner:
                 self.fail(7, f"lease id {name} was used twice")
-            lease.granted = max(lease.granted, granted)
+            if granted > lease.granted or until > lease.expires:
+                later = until if until > lease.expires else 0
+                self.stopping.lease(tx, name, instance, consumer, until=later)
+            lease.granted, lease.expires = max(lease.granted, granted), max(lease.expires, until)
             if released > lease.released:
                 lease.released = released
                 if instance in self.seen:
@@ -305,24 +323,15 @@ class Observer:
             self._cap = granted
 
     def _look_at_stops(self, tx: Tx) -> None:
-        orders = {stop.id: stop for stop in stops.list_stops(tx, active=True)}
-        for number in [n for n in self._watches if n not in orders]:
-            self._lifted(self._watches.pop(number).stop, tx)
-        for number, stop in sorted(orders.items()):
-            progress = stops.progress(tx, stop=number)
-            left = progress.units + progress.units_in_doubt
-            watch = self._watches.get(number)
-            if watch is None:
-                watch = self._watches[number] = _StopWatch(stop, left)
-            watch.over = watch.over or not (left or progress.pending)
-
-    def _lifted(self, stop: stops.Stop, tx: Tx) -> None:
-        known = {one.id for one in stops.list_stops(tx) if one.lifted is not None}
-        if stop.id not in known and not self._restoring:
-            self.fail(6, f"stop {stop.id} is gone")
-        if stop.scope == "consumer":
-            for sight in self.seen.values():
-                sight.consumers.pop(stop.target, None)
+        known: set[int] | None = None
+        for stop in self.stopping.look(tx):
+            if known is None:
+                known = {one.id for one in stops.list_stops(tx) if one.lifted is not None}
+            if stop.id not in known and not self._restoring:
+                self.fail(6, f"stop {stop.id} is gone")
+            if stop.scope == "consumer":
+                for sight in self.seen.values():
+                    sight.consumers.pop(stop.target, None)
 
     def check_books(self, tx: Tx) -> None:
         """Invariants 1 and 8 in full: accounts, leases and log say the same."""
@@ -339,7 +348,7 @@ class Observer:
         self._size, self._frontier = 0, []
         self._open = set()
         self._granted, self._cap = Counter(), 0
-        self._watches = {}
+        self.stopping.forget()
         for sight in self.seen.values():
             sight.old = True
 

@@ -126,7 +126,7 @@ class Crowd:
             "stream": stream,
             "max_tokens": tokens,
         }
-        began = False
+        began, since = False, asyncio.get_running_loop().time()
 
         def watch(answer: Answer, part: bytes) -> None:
             nonlocal began
@@ -137,7 +137,7 @@ class Crowd:
             else:
                 work = Work(output_tokens=count)
             units = self.tariff.cost(work)
-            self.observer.serve(box, sha256(key.encode()), person.name, units)
+            self.observer.serve(box, sha256(key.encode()), person.name, units, since=since)
 
         await self._request(box, key, CHAT, body, watch)
 
@@ -149,10 +149,12 @@ class Crowd:
         await self._request(box, key, CHAT, body, watch)
 
     async def _embed(self, person: Person, box: Box, key: str, words: list[str]) -> None:
+        since = asyncio.get_running_loop().time()
+
         def watch(answer: Answer, _part: bytes) -> None:
             if answer.status == 200:
                 units = self.tariff.cost(Work(requests=1, input_tokens=len(words)))
-                self.observer.serve(box, sha256(key.encode()), person.name, units)
+                self.observer.serve(box, sha256(key.encode()), person.name, units, since=since)
 
         body = {"model": MODEL, "input": " ".join(words)}
         await self._request(box, key, "/v1/embeddings", body, watch)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from leasehold.core.crypto import sha256
 from leasehold.core.messages import Heartbeat, LeaseAsk, LeaseClose, Scope, StopProof, Usage
 from leasehold.core.statements import Signed
-from leasehold.core.units import DAY, Units
+from leasehold.core.units import DAY, Duration, Units
+from leasehold.custodian import acts
 from leasehold.custodian.ledger import consumers, epoch, extensions, grants, loans, stops
 from leasehold.errors import LeaseholdError
 from leasehold.testing.simulation.disk import Moment, Seat
@@ -278,10 +279,43 @@ async def _stop(day: Day) -> None:
         await _boot(day)
 
 
+async def _announce(day: Day) -> None:
+    """Stop anything with notice, with a drain or both; perhaps once more; and resume, or call it off."""
+    luck = day.luck
+    scopes: tuple[Scope, ...] = ("consumer", "enclave", "loan", "all")
+    scope = luck.choices(scopes, [2, 4, 3, 1])[0]
+    people = [person.name for person in day.people] or ["nobody"]
+    targets = {
+        "consumer": luck.choice(people),
+        "enclave": _any_box(day).enclave.instance,
+        "loan": LOAN,
+        "all": "",
+    }
+    longest = 0
+    for _ in range(luck.choice([1, 1, 2, 3])):
+        notice = luck.choice([0, 700, 3_000, 8_000])
+        drain = 0 if scope == "consumer" else luck.choice([0, 300, 1_500, 5_000, 15_000])
+        stop = await day.world.custodian.stop(
+            OPERATOR,
+            scope,
+            targets[scope],
+            "maintenance",
+            notice=Duration(notice),
+            drain=Duration(drain),
+        )
+        day.observer.tell("announced", f"{stop.id} {scope} {notice} {drain}")
+        longest = max(longest, notice)
+        await asyncio.sleep(luck.uniform(0, 3))
+    await asyncio.sleep(luck.uniform(0, 10) + luck.choice([0, longest / 1000]))
+    await _lift(day, stop.id)
+    if scope != "consumer":
+        await _boot(day)
+
+
 async def _lift(day: Day, stop: int) -> None:
-    await day.world.custodian.change(
-        lambda tx, now: stops.lift(tx, now=now, operator=OPERATOR, stop=stop, reason="over")
-    )
+    custodian = day.world.custodian
+    lifted = await custodian.change(lambda tx, now: acts.lift(tx, now, OPERATOR, stop, "over"))
+    await custodian.tell_lifted(lifted)
 
 
 async def _change_grant(day: Day) -> None:
@@ -383,6 +417,7 @@ TROUBLES: Final[dict[str, Trouble]] = {
     "backup": Trouble(4, _back_up),
     "restore": Trouble(1, _restore),
     "stop": Trouble(6, _stop),
+    "notice": Trouble(5, _announce),
     "grant": Trouble(8, _change_grant),
     "cap": Trouble(4, _change_cap),
     "decide": Trouble(6, _decide),
