@@ -71,6 +71,10 @@ class Listeners:
         """The instances that listen."""
         return tuple(self._open)
 
+    def names_of(self, loan: str) -> tuple[str, ...]:
+        """Those of a loan; one whose channel has just been opened and was not yet looked up is of none."""
+        return tuple(name for name, pushes in self._open.items() if pushes.loan == loan)
+
     def tell(self, instances: Iterable[str], message: FromCustodian) -> None:
         """Push to those of `instances` that listen."""
         for name in instances:
@@ -79,4 +83,4 @@ class Listeners:
 
     def tell_loan(self, loan: str, message: FromCustodian) -> None:
         """Push to every listening instance of a loan."""
-        self.tell([name for name, p in self._open.items() if p.loan == loan], message)
+        self.tell(self.names_of(loan), message)

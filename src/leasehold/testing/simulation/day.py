@@ -24,8 +24,9 @@ from leasehold.errors import LeaseholdError
 from leasehold.testing.box import Box
 from leasehold.testing.simulation.disk import Disk
 from leasehold.testing.simulation.observer import Observer, Sight, Violation
+from leasehold.testing.simulation.operators import resume
 from leasehold.testing.simulation.people import Crowd, Person
-from leasehold.testing.simulation.trouble import REPLICA_TROUBLES, TROUBLES, Trouble, resume
+from leasehold.testing.simulation.trouble import REPLICA_TROUBLES, TROUBLES, Trouble
 from leasehold.testing.time import run_simulated
 from leasehold.testing.world import LOAN, World
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from leasehold.custodian.decide import orders_for
 from leasehold.custodian.store.port import Tx
+from leasehold.testing.world import LOAN
 
 if TYPE_CHECKING:
     from leasehold.testing.simulation.day import Day
@@ -28,6 +29,7 @@ async def told_soon(day: Day) -> None:
         for replica, seat in zip(replicas, seats, strict=True)
         if replica.is_up and seat.hears
         for instance, channel in replica.open.items()
+        if instance in replica.custodian.listeners.names_of(LOAN)
     }
 
     def orders(tx: Tx) -> dict[str, set[int]]:
