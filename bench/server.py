@@ -10,16 +10,24 @@ import asyncio
 import json
 import os
 import sys
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
 
+from leasehold.core import frames
 from leasehold.core.crypto import TlsKey
 from leasehold.core.lease import LeasePolicy
 from leasehold.core.units import DAY, Duration, Units
+from leasehold.enclave import memory
+from leasehold.enclave.host import WorkerHost
+from leasehold.errors import WorkerFailed
 from leasehold.net.certificates import enclave_certificate
 from leasehold.net.servers import serving
 from leasehold.net.tls import enclave_server_context
+from leasehold.testing import world as world_module
 from leasehold.testing.world import World
 
+ROOT: Final = Path(__file__).parent.parent
 ANSWER = json.dumps({"choices": [{"message": {"content": "x" * 350}}]}).encode()
 EVENT = (
     b"data: "
@@ -27,6 +35,28 @@ EVENT = (
     + b"\n\n"
 )
 EVENTS = 500
+
+
+class Host(WorkerHost):
+    """The governor's real host; its worker is a process of its own with an engine that costs little."""
+
+    def __init__(self, *, token_seconds: float, on_exit: Callable[[WorkerFailed], None]) -> None:
+        """`token_seconds` is what the world gives its own host."""
+        del token_seconds
+        program = (
+            f"import sys; sys.path.insert(0, {str(ROOT)!r}); from bench.free import main; main()"
+        )
+        super().__init__(on_exit=on_exit, command=(sys.executable, "-c", program))
+
+    async def load(
+        self,
+        engine: str,
+        files: Sequence[frames.MemoryFile],
+        settings: frames.Settings = frames.DEFAULT_SETTINGS,
+    ) -> frames.Loaded:
+        """The engine reads no files, and the world gives none."""
+        file = memory.create("model", 1)
+        return await super().load(engine, files or [file], settings)
 
 
 async def bare(_scope: Any, receive: Any, send: Any) -> None:
@@ -56,6 +86,7 @@ async def main() -> None:
         key, application, api_key = TlsKey.make(os.urandom), bare, ""
         certificate = enclave_certificate(key, entropy=os.urandom)
     else:
+        setattr(world_module, "InProcessHost", Host)  # noqa: B010  (the real one, in a world of one process)
         policy = LeasePolicy(ttl=Duration(DAY), outstanding_max=Units(1 << 40))
         world = await World.make(
             cap=1 << 40, policy=policy, dead_man=86_400, queue_max=512, concurrency_max=512

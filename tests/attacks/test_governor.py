@@ -22,7 +22,7 @@ from leasehold.core.messages import (
     Release,
 )
 from leasehold.core.meter import Credit, Meter
-from leasehold.core.receipts import check_content, check_receipt
+from leasehold.core.receipt_checks import check_content, check_receipt
 from leasehold.core.session import State
 from leasehold.core.tariff import Tariff
 from leasehold.core.units import Duration, Instant, Units
@@ -316,6 +316,7 @@ def test_work_that_the_tariff_forgot_is_not_free() -> None:
         answer = await alice.call(box, "POST", "/v1/embeddings", body)
         assert (answer.status, answer.code) == (403, "not_priced")
         assert "leasehold-receipt-id" not in answer.headers
+        assert box.enclave.gate._running == 0
 
     played(story, tariff=Tariff(output_token=1))
 

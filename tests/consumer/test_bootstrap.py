@@ -12,7 +12,7 @@ from leasehold.consumer.address import Address, parse_address
 from leasehold.consumer.bootstrap import ANSWER_BYTES_MAX, AsyncBootstrap, Bootstrap
 from leasehold.core.encoding import b64
 from leasehold.errors import BadEvidence, EnclaveUnreachable, NoModelYet, Unavailable
-from leasehold.net.certificates import to_der
+from leasehold.net.shown import to_der
 
 NONCE = b"n" * 32
 

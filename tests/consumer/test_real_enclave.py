@@ -12,7 +12,7 @@ from leasehold.consumer.pinned import Pins
 from leasehold.core.encoding import to_json
 from leasehold.core.messages import EVIDENCE_PATH, EvidenceAsk
 from leasehold.errors import BudgetExhausted, UnknownEndpoint, UnknownKey, WrongMeasurement
-from leasehold.net.certificates import to_der
+from leasehold.net.shown import to_der
 from leasehold.testing.asgi import request
 from leasehold.testing.time import run_simulated
 from leasehold.testing.world import LOAN, MODEL, Box, Consumer, World

@@ -45,7 +45,8 @@ from leasehold.errors import (
     WrongCustodian,
     WrongMeasurement,
 )
-from leasehold.net.certificates import enclave_certificate, to_der
+from leasehold.net.certificates import enclave_certificate
+from leasehold.net.shown import to_der
 from leasehold_simtee.hierarchy import Situation
 
 

@@ -22,7 +22,7 @@ from leasehold.core.binding import Binding, Purpose
 from leasehold.core.crypto import SigningKey, TlsKey, instance_id, sha256
 from leasehold.core.encoding import from_json, to_json
 from leasehold.core.evidence import Evidence
-from leasehold.core.merkle import inclusion_proof, leaf_hash, root
+from leasehold.core.merkle import leaf_hash
 from leasehold.core.messages import (
     BudgetAnswer,
     EvidenceAnswer,
@@ -33,9 +33,11 @@ from leasehold.core.messages import (
 from leasehold.core.problems import OpenAiError, OpenAiProblem
 from leasehold.core.receipts import Receipt, content_mac, sign_receipt
 from leasehold.core.statements import Signed, sign_text
+from leasehold.core.trees import inclusion_proof, root
 from leasehold.core.units import DAY, Duration, Instant, Units, after
 from leasehold.errors import LeaseholdError, NoModelYet, UnknownEndpoint, UnknownKey
-from leasehold.net.certificates import enclave_certificate, to_der
+from leasehold.net.certificates import enclave_certificate
+from leasehold.net.shown import to_der
 from leasehold.testing.time import SeededEntropy
 from leasehold_simtee.hierarchy import GOOD, Situation
 from leasehold_simtee.machine import Machine

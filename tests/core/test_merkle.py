@@ -5,14 +5,13 @@ import pytest
 from hypothesis import given
 from pymerkle import InmemoryTree
 
-from leasehold.core.merkle import (
+from leasehold.core.merkle import check_consistency, leaf_hash
+from leasehold.core.trees import (
     EMPTY_ROOT,
-    check_consistency,
     check_inclusion,
     consistency_proof,
     frontier_root,
     inclusion_proof,
-    leaf_hash,
     push,
     root,
 )

@@ -46,8 +46,9 @@ from leasehold.custodian.store.inline import InlineStore
 from leasehold.custodian.store.port import Store
 from leasehold.errors import ChannelClosed
 from leasehold.net.authority import OperatorIdentity, Validity, issue_client
-from leasehold.net.certificates import identity_of, to_der
+from leasehold.net.certificates import identity_of
 from leasehold.net.servers import PEER, Peer
+from leasehold.net.shown import to_der
 from leasehold.testing.time import in_place
 from leasehold_simtee.machine import Machine
 from leasehold_simtee.measure import measure

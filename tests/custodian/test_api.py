@@ -12,7 +12,7 @@ import httpx2
 import msgspec
 import pytest
 
-from leasehold.core import merkle
+from leasehold.core import merkle, trees
 from leasehold.core.crypto import SigningKey, sha256
 from leasehold.core.encoding import b64, from_json, to_json
 from leasehold.core.lease import LeasePolicy
@@ -429,16 +429,16 @@ async def test_a_witness_sees_hashes_and_nothing_else(office: Office) -> None:
         ):
             assert code_of(await client.get(path)) == expected, path
     hashes = [tile[at : at + 32] for at in range(0, len(tile), 32)]
-    assert merkle.root(hashes) == signed.root
+    assert trees.root(hashes) == signed.root
     assert entry.checkpoint == view.checkpoint == note
     merkle.check_consistency(
         old_size=2,
-        old_head=merkle.root(hashes[:2]),
+        old_head=trees.root(hashes[:2]),
         size=view.size,
         head=signed.root,
         proof=view.proof,
     )
-    merkle.check_inclusion(hashes[1], index=1, size=entry.size, proof=entry.proof, head=signed.root)
+    trees.check_inclusion(hashes[1], index=1, size=entry.size, proof=entry.proof, head=signed.root)
 
 
 async def test_a_witness_leaves_its_cosignature_with_the_custodian(office: Office) -> None:

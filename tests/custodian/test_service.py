@@ -50,7 +50,8 @@ from leasehold.errors import (
     WrongCustodian,
     WrongNonce,
 )
-from leasehold.net.certificates import expiry_of, identity_of, spki_of, to_der
+from leasehold.net.certificates import identity_of
+from leasehold.net.shown import expiry_of, spki_of, to_der
 
 from .house import ADMIN, LOAN, MODEL, Guest, Office, key_hash
 

@@ -24,7 +24,8 @@ from leasehold.errors import (
     NotPermitted,
 )
 from leasehold.net.authority import OperatorIdentity, parse_identity
-from leasehold.net.certificates import identity_of, to_der
+from leasehold.net.certificates import identity_of
+from leasehold.net.shown import to_der
 
 NOW = Instant(1_800_000_000_000)
 PLACE = Place("custodian.example", 8443)

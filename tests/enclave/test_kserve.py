@@ -13,7 +13,7 @@ import pytest
 from leasehold.core.encoding import from_json, to_json
 from leasehold.core.frames import Capability, Loaded
 from leasehold.core.messages import ReceiptAnswer
-from leasehold.core.receipts import check_content, check_receipt
+from leasehold.core.receipt_checks import check_content, check_receipt
 from leasehold.core.tariff import PER_TOKEN, Tariff
 from leasehold.core.tensors import TENSOR_BYTES_MAX, DataType, Port, join
 from leasehold.enclave import kserve

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from leasehold.core.encoding import from_json
-from leasehold.core.merkle import check_inclusion, leaf_hash
+from leasehold.core.merkle import leaf_hash
 from leasehold.core.messages import EvidenceAnswer, ReceiptAnswer
-from leasehold.core.receipts import check_content, check_receipt, head
+from leasehold.core.receipt_checks import check_content, check_receipt
+from leasehold.core.receipts import head
+from leasehold.core.trees import check_inclusion
 from leasehold.errors import BadSignature
 from leasehold.testing.asgi import request
 from leasehold.testing.time import run_simulated

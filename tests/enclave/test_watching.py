@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from leasehold.core.checkpoint import checkpoint_text, cosigned_text
 from leasehold.core.crypto import SigningKey, check_signature
-from leasehold.core.merkle import consistency_proof, leaf_hash, root
+from leasehold.core.merkle import leaf_hash
 from leasehold.core.messages import LogHead
+from leasehold.core.trees import consistency_proof, root
 from leasehold.core.units import SECOND
 from leasehold.enclave.watching import LogWatch
 from leasehold.testing.machinery import Events

@@ -21,14 +21,8 @@ from leasehold.net.authority import (
     issue_server,
     parse_identity,
 )
-from leasehold.net.certificates import (
-    enclave_certificate,
-    expiry_of,
-    identity_of,
-    spki_of,
-    to_der,
-    to_pem,
-)
+from leasehold.net.certificates import enclave_certificate, identity_of
+from leasehold.net.shown import expiry_of, spki_of, to_der, to_pem
 
 
 def test_client_certificate_names_its_instance_and_carries_its_key(pki: Any) -> None:

@@ -14,8 +14,9 @@ from websockets.asyncio.client import connect
 
 from leasehold.errors import BadSetting, PortInUse
 from leasehold.net.authority import OperatorIdentity
-from leasehold.net.certificates import ENCLAVE_NAME, enclave_certificate, spki_of, to_pem
+from leasehold.net.certificates import ENCLAVE_NAME, enclave_certificate
 from leasehold.net.servers import Limits, Peer, peer_of, serving
+from leasehold.net.shown import spki_of, to_pem
 from leasehold.net.tls import (
     TlsContext,
     client_context,

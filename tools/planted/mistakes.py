@@ -388,8 +388,8 @@ _ALL: Final = (
     Mistake(
         "leaf-misread",
         _AUDIT,
-        "merkle.push(frontier, merkle.leaf_hash(leaf))\n    rows",
-        "merkle.push(frontier, merkle.leaf_hash(leaf[:-1]))\n    rows",
+        "trees.push(frontier, merkle.leaf_hash(leaf))\n    rows",
+        "trees.push(frontier, merkle.leaf_hash(leaf[:-1]))\n    rows",
     ),
     Mistake(
         "grant-misreported",
@@ -508,14 +508,14 @@ _ALL: Final = (
     Mistake(
         "debit-after-serve",
         _WORK,
-        """if not await self._pay(run, wanted, frame):
-                            return
-                        if frame.text or frame.calls or frame.probs:
-                            yield frame""",
-        """if frame.text or frame.calls or frame.probs:
-                            yield frame
-                        if not await self._pay(run, wanted, frame):
-                            return""",
+        """                    self._pay(run, one, tokens)
+                    if frame.text or frame.calls or frame.probs:
+                        paid.append(frame)
+""",
+        """                    if frame.text or frame.calls or frame.probs:
+                        yield [frame]
+                    self._pay(run, one, tokens)
+""",
     ),
     Mistake(
         "input-not-charged",
@@ -527,21 +527,22 @@ _ALL: Final = (
         "embedding-not-charged",
         _WORK,
         """self.meter.spend(run.ticket, units, now=self.clock.monotonic())
-            run.counts = Counts(tokens, 0)
+            run.input_tokens = tokens
             yield""",
-        """run.counts = Counts(tokens, 0)
+        """run.input_tokens = tokens
             yield""",
     ),
     Mistake(
         "every-other-token-free",
         _WORK,
-        "(tokens, self.block_tokens))\n        if",
-        "((run.counts.output_tokens + 1) % 2, self.block_tokens))\n        if",
+        "self.meter.spend(run.ticket, Units(one * tokens), now=self.clock.monotonic())",
+        "self.meter.spend(run.ticket, Units(one * ((run.output_tokens + 1) % 2)),"
+        " now=self.clock.monotonic())",
     ),
     Mistake(
         "answer-outlives-lease",
         _WORK,
-        "                self._check_live(run)  # the wait may have outlived the lease\n",
+        "            self._check_live(run)  # the wait may have outlived the lease\n",
         "",
     ),
     # The line ------------------------------------------------------------------------------------

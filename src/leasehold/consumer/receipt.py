@@ -14,7 +14,8 @@ from leasehold.consumer.answers import Exchange
 from leasehold.consumer.verify import VerifiedEnclave
 from leasehold.core.encoding import from_json, to_json
 from leasehold.core.messages import ReceiptAnswer
-from leasehold.core.receipts import Receipt, check_content, check_receipt
+from leasehold.core.receipt_checks import check_content, check_receipt
+from leasehold.core.receipts import Receipt
 from leasehold.core.statements import Signed
 from leasehold.errors import FileTrouble, WrongReceipt
 

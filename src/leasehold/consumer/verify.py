@@ -15,11 +15,12 @@ from leasehold.attest.verify import verify
 from leasehold.core.binding import NONCE_BYTES, Binding, Purpose
 from leasehold.core.crypto import Entropy, instance_id
 from leasehold.core.encoding import from_json, unhex
-from leasehold.core.merkle import check_inclusion, leaf_hash
+from leasehold.core.merkle import leaf_hash
 from leasehold.core.messages import WINDOW_NONCES_MAX, EvidenceAnswer
+from leasehold.core.trees import check_inclusion
 from leasehold.core.units import MINUTE, Clock, Instant, after
 from leasehold.errors import BadEvidence
-from leasehold.net.certificates import spki_of, to_pem
+from leasehold.net.shown import spki_of, to_pem
 
 TRUST_TIME: Final = 10 * MINUTE  # the longest that a certificate stays an anchor on one verdict
 _DIGEST_BYTES: Final = 32

@@ -298,8 +298,10 @@ class Token(Record, tag=23, frozen=True):
     @property
     def size(self) -> int:
         """Bytes of text in it, those of calls included."""
-        parts = (self.text, *(part.name + part.arguments for part in self.calls))
-        return sum(len(part.encode()) for part in parts)
+        text = self.text
+        for part in self.calls:
+            text += part.name + part.arguments
+        return len(text.encode())
 
 
 class Done(Record, tag=24, frozen=True):

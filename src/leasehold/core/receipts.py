@@ -10,11 +10,10 @@ from typing import Final
 
 import msgspec
 
-from leasehold.core.crypto import SigningKey, is_equal, mac, sha256
-from leasehold.core.encoding import from_json, to_json
-from leasehold.core.statements import Signed, check_signed, sign
+from leasehold.core.crypto import SigningKey, mac, sha256
+from leasehold.core.encoding import to_json
+from leasehold.core.statements import Signed, sign
 from leasehold.core.units import Instant, Units
-from leasehold.errors import BadSignature
 
 KIND: Final = "leasehold-receipt"
 SALT_BYTES: Final = 32
@@ -52,18 +51,3 @@ def head(signed: Signed) -> bytes:
 def content_mac(salt: bytes, direction: str, body: bytes) -> bytes:
     """R-3: the MAC of a request's or response's exact body bytes; `direction` keeps them apart."""
     return mac(salt, direction.encode() + b"\x00" + body)
-
-
-def check_receipt(signed: Signed, *, statement_key: bytes) -> Receipt:
-    """The receipt that this instance signed. Raises BadSignature or BadMessage."""
-    return from_json(check_signed(signed, kind=KIND, public=statement_key), Receipt)
-
-
-def check_content(receipt: Receipt, *, salt: bytes, request: bytes, response: bytes) -> None:
-    """R-3: raise BadSignature unless the receipt is for exactly this request and this response."""
-    for name, body, expected in (
-        ("request", request, receipt.request_mac),
-        ("response", response, receipt.response_mac),
-    ):
-        if not is_equal(content_mac(salt, name, body), expected):
-            raise BadSignature(about=f"receipt {receipt.id}", got=f"another {name}")

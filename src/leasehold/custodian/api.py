@@ -40,8 +40,8 @@ from leasehold.errors import (
     UnknownEndpoint,
 )
 from leasehold.net.authority import Identity, InstanceIdentity, OperatorIdentity, parse_identity
-from leasehold.net.certificates import expiry_of
 from leasehold.net.servers import peer_of
+from leasehold.net.shown import expiry_of
 
 BODY_SECONDS_MAX: Final = 15.0
 _JSON: Final = "application/json"

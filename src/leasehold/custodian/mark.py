@@ -13,7 +13,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Final
 
-from leasehold.core import merkle
+from leasehold.core import merkle, trees
 from leasehold.core.crypto import SigningKey, is_equal
 from leasehold.core.encoding import b64
 from leasehold.custodian.ledger import audit, epoch
@@ -73,8 +73,8 @@ def _root_at(tx: Tx, size: int) -> bytes:
     for leaf, entry in audit.read_all(tx):
         if entry.index == size:
             break
-        merkle.push(frontier, merkle.leaf_hash(leaf))
-    return merkle.frontier_root(frontier)
+        trees.push(frontier, merkle.leaf_hash(leaf))
+    return trees.frontier_root(frontier)
 
 
 def read_checkpoint(note: str, *, origin: str, public: bytes) -> Checkpoint:

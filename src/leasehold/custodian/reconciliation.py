@@ -15,7 +15,8 @@ import msgspec
 
 from leasehold.core.encoding import from_json, unb64, unhex
 from leasehold.core.messages import CLOSE_KIND, CloseReport
-from leasehold.core.receipts import Receipt, check_receipt, head
+from leasehold.core.receipt_checks import check_receipt
+from leasehold.core.receipts import Receipt, head
 from leasehold.core.statements import Signed
 from leasehold.core.units import Units
 from leasehold.custodian.ledger.audit import Entry

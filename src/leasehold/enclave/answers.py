@@ -19,10 +19,11 @@ from leasehold.enclave.openai import Counts, Embedding
 from leasehold.errors import LeaseholdError, Malformed
 
 DONE: Final = b"data: [DONE]\n\n"
+_PLACE: Final = "\0"  # in no id and in no model's name
 LOGPROB_MIN: Final = -9999.0  # what OpenAI says for "never"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Frame:
     """What all parts of one answer share: its id, the time in whole seconds and the model's name."""
 
@@ -30,6 +31,14 @@ class Frame:
     id: str
     created: int
     model: str
+    _around: tuple[bytes, bytes] = (
+        b"",
+        b"",
+    )  # what is the same in every event before and after its text
+
+    def __post_init__(self) -> None:
+        before, after = self._piece(Token(1, _PLACE)).split(to_json(_PLACE))
+        self._around = before, after
 
     def whole(
         self, pieces: Sequence[Token], reason: str, counts: Counts, code: str | None
@@ -55,6 +64,12 @@ class Frame:
 
     def piece(self, token: Token) -> bytes:
         """One event of a stream."""
+        if not token.calls and not token.probs:
+            before, after = self._around
+            return before + to_json(token.text) + after
+        return self._piece(token)
+
+    def _piece(self, token: Token) -> bytes:
         if self.kind == "text":
             return self._event([_choice({"text": token.text}, None)])
         delta: dict[str, Any] = {}

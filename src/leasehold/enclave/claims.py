@@ -73,6 +73,7 @@ class Claims:
     failure: LeaseholdError | None = None
     arrived: deque[Answer] = field(default_factory=deque)
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting_since: float | None = None  # of the loop's time; None while nobody waits
 
     def check(self, frame: Answer) -> None:
         """W-8: raise BadMessage unless the frame fits what was asked."""
@@ -133,15 +134,20 @@ class Claims:
         self.failure = failure
         self.news.set()
 
-    async def next(self, patience_seconds: float) -> Answer:
-        """The next frame. Raises the failure, or TimeoutError after that much silence."""
+    async def some(self) -> tuple[Answer, ...]:
+        """All that came and was not fetched, as soon as there is any. Raises the failure."""
         while not self.arrived:
             if self.failure is not None:
                 raise self.failure
             self.news.clear()
-            async with asyncio.timeout(patience_seconds):
+            self.waiting_since = asyncio.get_running_loop().time()
+            try:
                 await self.news.wait()
-        return self.arrived.popleft()
+            finally:
+                self.waiting_since = None
+        some = tuple(self.arrived)
+        self.arrived.clear()
+        return some
 
     def _floored(self, frame: Answer) -> Answer:
         match frame:

@@ -30,13 +30,18 @@ class Gone(Exception):
 class Exchange:
     """One HTTP request and what was answered to it so far."""
 
-    __slots__ = ("_marks", "_receive", "_send", "finished", "run", "scope", "started", "variable")
+    __slots__ = (
+        *("_marks", "_receive", "_send", "_since", "_stuck", "_timer"),
+        *("finished", "run", "scope", "started", "variable"),
+    )
 
     def __init__(
         self, scope: Mapping[str, Any], receive: Receive, send: Send, *, marks: Iterable[Header]
     ) -> None:
         self.scope, self._receive, self._send, self._marks = scope, receive, send, marks
-        self.started = self.finished = False
+        self.started = self.finished = self._stuck = False
+        self._since = 0.0  # since when the client has not taken what it was given; 0: it has
+        self._timer: asyncio.TimerHandle | None = None
         self.variable = ""  # what the path names, where it names something
         self.run: Run | None = None  # what the answer is charged to, once it is
 
@@ -105,11 +110,26 @@ class Exchange:
             pass
 
     async def _put(self, message: dict[str, Any]) -> None:
+        """One timer watches all writes: a stream has thousands, of which hardly one has to wait."""
+        loop, working = asyncio.get_running_loop(), asyncio.current_task()
+        self._since = loop.time()
+        if self._timer is None and working is not None:
+            self._timer = loop.call_later(WRITE_SECONDS_MAX, self._look, loop, working)
         try:
-            async with asyncio.timeout(WRITE_SECONDS_MAX):
-                await self._send(message)
-        except TimeoutError:
-            raise Gone from None
+            await self._send(message)
+        except asyncio.CancelledError:
+            if self._stuck and working is not None and working.uncancel() == 0:
+                raise Gone from None
+            raise
+        finally:
+            self._since = 0.0
+
+    def _look(self, loop: asyncio.AbstractEventLoop, working: asyncio.Task[Any]) -> None:
+        self._timer = None
+        if self._since and (left := self._since + WRITE_SECONDS_MAX - loop.time()) > 0:
+            self._timer = loop.call_later(left, self._look, loop, working)
+        elif self._since:
+            self._stuck = working.cancel()
 
 
 Handler = Callable[[Exchange], Awaitable[None]]

@@ -113,39 +113,53 @@ class Gate:
             self._visitors -= 1
 
     async def _admit(self, key_hash: bytes, least: Units, want: Units) -> Ticket:
+        found = self._try(key_hash, least, want)
+        if isinstance(found, Ticket):
+            return found
         stranger = self.meter.purse(key_hash) is None
         self._strangers += stranger
         try:
             async with _patience():
                 for _ in range(_ASKS_MAX):
-                    now = self.clock.monotonic()
-                    match self.meter.admit(key_hash, least=least, want=want, now=now):
-                        case Granted(ticket):
-                            return ticket
-                        case Denied(error):
-                            raise error.again()
-                        case Short(least=missing, need=need):
-                            await self._ask(key_hash, missing, need)
+                    await self._ask(key_hash, found.least, found.need)
+                    found = self._try(key_hash, least, want)
+                    if isinstance(found, Ticket):
+                        return found
         finally:
             self._strangers -= stranger
         raise TooBusy(about="leases", got=f"{_ASKS_MAX} that could not be used")
+
+    def _try(self, key_hash: bytes, least: Units, want: Units) -> Ticket | Short:
+        match self.meter.admit(key_hash, least=least, want=want, now=self.clock.monotonic()):
+            case Granted(ticket):
+                return ticket
+            case Denied(error):
+                raise error.again()
+            case Short() as short:
+                return short
 
     async def hold(self, ticket: Ticket, units: Units, *, want: Units) -> None:
         """M-6: have the ticket hold at least `units`; raises as above.
 
         Where the custodian must be asked, he is asked for `want`: a block, not one token.
         """
+        if self._topped_up(ticket, units):
+            return
         async with _patience():
             for _ in range(_ASKS_MAX):
-                self.meter.top_up(ticket, Units(max(0, units - ticket.held)))
-                if ticket.held >= units:
-                    return
                 if ticket.purse.ended is not None:
                     raise ticket.purse.ended.again()
                 missing = Units(units - ticket.held)
                 rather = Units(max(missing, want - ticket.held))
                 await self._ask(ticket.purse.key_hash, missing, rather)
+                if self._topped_up(ticket, units):
+                    return
         raise TooBusy(about="leases", got=f"{_ASKS_MAX} that could not be used")
+
+    def _topped_up(self, ticket: Ticket, units: Units) -> bool:
+        if ticket.held < units:
+            self.meter.top_up(ticket, Units(units - ticket.held))
+        return ticket.held >= units
 
     def hold_ahead(self, ticket: Ticket, units: Units) -> None:
         """M-6: have the ticket hold `units` soon, without waiting: blocks are reserved ahead of need."""

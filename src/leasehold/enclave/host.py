@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import msgspec
 
@@ -19,7 +19,7 @@ from leasehold.core import frames
 from leasehold.core.frames import DEFAULT_SAMPLING, DEFAULT_SETTINGS, Sampling, Settings, Token
 from leasehold.core.tensors import Tensor
 from leasehold.core.units import MIB
-from leasehold.enclave.claims import FLOAT_BYTES, Answer, Claims, floor
+from leasehold.enclave.claims import FLOAT_BYTES, Claims, floor
 from leasehold.errors import BadMessage, BadRequest, NoModelYet, TooBusy, WorkerFailed, codes
 
 REQUESTS_MAX: Final = 1024  # open at once; four times the largest number of slots
@@ -27,6 +27,7 @@ UNSENT_BYTES_MAX: Final = 32 * MIB  # four frames that a worker has not read yet
 VECTOR_BYTES_MAX: Final = frames.FRAME_BYTES_MAX - 1024  # the rest is the frame's other fields
 LOAD_SECONDS_MAX: Final = 1800.0  # 500 GB from memory
 SILENCE_SECONDS_MAX: Final = 600.0  # the longest wait for a slot and a prefill
+LOOKS: Final = 8  # in that time
 CANCEL_SECONDS_MAX: Final = 60.0  # one batch of prefill on a slow machine
 COMMAND: Final = (sys.executable, "-I", "-B", "-m", "leasehold.worker")
 # Nothing of the governor's environment. These switch off what engines report home by default, and
@@ -56,10 +57,10 @@ class InferenceHost(Protocol):
 
     def generate(
         self, prompt: frames.Prompt, *, max_tokens: int, sampling: Sampling = DEFAULT_SAMPLING
-    ) -> AsyncGenerator[Token | frames.Done, None]:
-        """Tokens as they come, then one Done. Closing the generator cancels the work.
+    ) -> AsyncGenerator[tuple[Token | frames.Done, ...], None]:
+        """Tokens, at each step all that have come since the last; then one Done.
 
-        Raises what `count` raises, and InputTooLong.
+        Closing the generator cancels the work. Raises what `count` raises, and InputTooLong.
         """
 
     async def embed(self, texts: Sequence[str]) -> frames.Embedded:
@@ -125,6 +126,7 @@ class WorkerHost:
         self._loaded: frames.Loaded | None = None
         self._open: dict[int, Claims] = {}
         self._last_id = 0
+        self._listening: asyncio.TimerHandle | None = None
 
     @property
     def loaded(self) -> frames.Loaded:
@@ -168,21 +170,21 @@ class WorkerHost:
     async def count(self, what: frames.Input) -> int:
         """Tokens of the input, at least its floor."""
         with self._asking(frames.Count(self._next_id(), what), frames.Counted) as claims:
-            answer = await self._next(claims)
+            (answer,) = await claims.some()
         assert isinstance(answer, frames.Counted)  # noqa: S101  (Claims.check)
         return answer.tokens
 
     async def generate(
         self, prompt: frames.Prompt, *, max_tokens: int, sampling: Sampling = DEFAULT_SAMPLING
-    ) -> AsyncGenerator[Token | frames.Done, None]:
-        """Tokens as they come, then one Done. Closing the generator cancels the work."""
+    ) -> AsyncGenerator[tuple[Token | frames.Done, ...], None]:
+        """Tokens, at each step all that have come since the last; then one Done."""
         frame = frames.Generate(self._next_id(), prompt, max_tokens, sampling)
         with self._asking(frame, frames.Done) as claims:
             while True:
-                answer = await self._next(claims)
-                assert isinstance(answer, Token | frames.Done)  # noqa: S101  (Claims.check)
-                yield answer
-                if isinstance(answer, frames.Done):
+                some = await claims.some()
+                assert all(isinstance(one, Token | frames.Done) for one in some)  # noqa: S101  (Claims.check)
+                yield cast("tuple[Token | frames.Done, ...]", some)
+                if isinstance(some[-1], frames.Done):
                     return
 
     async def embed(self, texts: Sequence[str]) -> frames.Embedded:
@@ -191,7 +193,7 @@ class WorkerHost:
         with self._asking(
             frames.Embed(self._next_id(), frames.Texts(tuple(texts))), frames.Embedded
         ) as it:
-            answer = await self._next(it)
+            (answer,) = await it.some()
         assert isinstance(answer, frames.Embedded)  # noqa: S101  (Claims.check)
         return answer
 
@@ -201,7 +203,7 @@ class WorkerHost:
         """I-5: the named outputs, which the model must declare."""
         ask = frames.Infer(self._next_id(), tuple(inputs), tuple(outputs), bytes_max)
         with self._asking(ask, frames.Inferred) as claims:
-            answer = await self._next(claims)
+            (answer,) = await claims.some()
         assert isinstance(answer, frames.Inferred)  # noqa: S101  (Claims.check)
         return answer
 
@@ -235,6 +237,7 @@ class WorkerHost:
         loop = asyncio.get_running_loop()
         self._loading = loop.create_future()
         self._transport, _ = await loop.create_unix_connection(lambda: wire, sock=ours)
+        self._listen()
 
     async def _ready(self) -> frames.Loaded | frames.LoadFailed:
         assert self._loading is not None  # noqa: S101  (made by _start)
@@ -283,13 +286,18 @@ class WorkerHost:
                 loop = asyncio.get_running_loop()
                 loop.call_later(self._cancel_seconds, self._overdue, frame.id, claims)
 
-    async def _next(self, claims: Claims) -> Answer:
-        try:
-            return await claims.next(self._silence_seconds)
-        except TimeoutError as cause:
+    def _listen(self) -> None:
+        """W-9: end a worker that leaves somebody waiting for too long; one look for all, now and then."""
+        loop = asyncio.get_running_loop()
+        latest = loop.time() - self._silence_seconds
+        if any(
+            one.waiting_since is not None and one.waiting_since <= latest
+            for one in self._open.values()
+        ):
             failure = WorkerFailed(about="silence", expected=f"<= {self._silence_seconds} s")
             self._end(self._wire, failure)
-            raise failure from cause
+        elif self._wire is not None:
+            self._listening = loop.call_later(self._silence_seconds / LOOKS, self._listen)
 
     def _overdue(self, request: int, claims: Claims) -> None:
         if self._open.get(request) is claims:
@@ -328,6 +336,8 @@ class WorkerHost:
 
     def _detach(self, failure: WorkerFailed) -> None:
         self._wire = self._loaded = None
+        if self._listening is not None:
+            self._listening.cancel()
         if self._transport is not None:
             self._transport.abort()
             self._transport = None

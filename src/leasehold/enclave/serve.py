@@ -111,7 +111,7 @@ class Application:
             if wanted.stream:
                 await _stream(exchange, wanted, frame, run, pieces)
             else:
-                made = [piece async for piece in pieces]
+                made = [token async for some in pieces for token in some]
                 answer = frame.whole(made, run.reason, run.counts, run.code)
                 await exchange.answer(200, answer)
 
@@ -204,21 +204,20 @@ async def _stream(
     wanted: openai.Generation,
     frame: answers.Frame,
     run: Run,
-    pieces: AsyncGenerator[Token, None],
+    pieces: AsyncGenerator[list[Token], None],
 ) -> None:
     """Server-sent events; nothing is sent before the first piece, so a refusal still has its status."""
-    async for piece in pieces:
+    async for some in pieces:
+        events = b"".join([frame.piece(token) for token in some])
         if not exchange.started:
             await exchange.start(200, EVENTS, receipt_header(run))
             if wanted.kind == "chat":
-                await exchange.write(frame.opening())
-        await exchange.write(frame.piece(piece))
+                events = frame.opening() + events
+        await exchange.write(events)
     if not exchange.started:
         await exchange.start(200, EVENTS, receipt_header(run))
-    await exchange.write(frame.closing(run.reason, run.code))
-    if wanted.include_usage:
-        await exchange.write(frame.usage(run.counts))
-    await exchange.finish(answers.DONE)
+    usage = frame.usage(run.counts) if wanted.include_usage else b""
+    await exchange.finish(frame.closing(run.reason, run.code) + usage + answers.DONE)
 
 
 def _check_model(lent: Lent, name: str) -> None:

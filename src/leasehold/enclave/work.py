@@ -72,8 +72,8 @@ class Receipts:
             lease=purse.lease,
             previous=purse.receipt_head,
             units=run.ticket.spent,
-            input_tokens=run.counts.input_tokens,
-            output_tokens=run.counts.output_tokens,
+            input_tokens=run.input_tokens,
+            output_tokens=run.output_tokens,
             request_mac=content_mac(salt, "request", run.request),
             response_mac=content_mac(salt, "response", bytes(run.sent)),
             time=self.clock.now(),
@@ -110,10 +110,16 @@ class Run:
     receipt_id: str
     receipts: Receipts
     sent: bytearray = field(default_factory=bytearray)
-    counts: Counts = field(default_factory=lambda: Counts(0, 0))
+    input_tokens: int = 0
+    output_tokens: int = 0
     reason: str = ""
     code: str | None = None
     booked: bool = False
+
+    @property
+    def counts(self) -> Counts:
+        """What was charged."""
+        return Counts(self.input_tokens, self.output_tokens)
 
     def book(self) -> None:
         """Issue the receipt of what was spent and sent; the second call does nothing."""
@@ -143,8 +149,8 @@ class Works:
     @asynccontextmanager
     async def generating(
         self, wanted: Generation, *, lent: Lent, key_hash: bytes, request: bytes
-    ) -> AsyncIterator[tuple[Run, AsyncGenerator[frames.Token, None]]]:
-        """M-6: admitted and with its input paid; iterate the pieces, each paid before it is yielded.
+    ) -> AsyncIterator[tuple[Run, AsyncGenerator[list[frames.Token], None]]]:
+        """M-6: admitted and with its input paid; iterate what comes, all paid before it is yielded.
 
         Leaving the block cancels what still runs and settles; what was spent stays spent. Raises the
         refusals of `Gate.admitted`, InputTooLong, WorkerFailed; in the middle LoanStopped, LeaseLapsed.
@@ -174,7 +180,7 @@ class Works:
             units = tariff.cost(Work(requests=1, input_tokens=tokens, rows=rows))
             await self.gate.hold(run.ticket, units, want=units)
             self.meter.spend(run.ticket, units, now=self.clock.monotonic())
-            run.counts = Counts(tokens, 0)
+            run.input_tokens = tokens
             yield run, partial(self._vectors, run, wanted)
 
     @asynccontextmanager
@@ -216,20 +222,31 @@ class Works:
 
     async def _pieces(
         self, run: Run, wanted: Generation, room: int
-    ) -> AsyncGenerator[frames.Token, None]:
+    ) -> AsyncGenerator[list[frames.Token], None]:
         limit = min(wanted.max_tokens, room)
+        one = run.lent.terms.tariff.cost(wanted.output(1))
+        longest = self.host.loaded.longest_token_bytes
         stream = self.host.generate(wanted.prompt, max_tokens=limit, sampling=wanted.sampling)
         async with aclosing(stream):
-            async for frame in stream:
-                match frame:
-                    case frames.Done(reason=reason):
+            async for some in stream:
+                paid: list[frames.Token] = []
+                for frame in some:
+                    if isinstance(frame, frames.Done):
                         self._check_live(run)
-                        run.reason = str(reason)
-                    case frames.Token():
-                        if not await self._pay(run, wanted, frame):
+                        run.reason = str(frame.reason)
+                        continue
+                    tokens = max(frame.count, -(-frame.size // longest))
+                    if run.ticket.held < tokens * one:
+                        if paid:  # what is paid does not wait for what is not
+                            yield paid
+                            paid = []
+                        if not await self._hold(run, one, tokens):
                             return
-                        if frame.text or frame.calls or frame.probs:
-                            yield frame
+                    self._pay(run, one, tokens)
+                    if frame.text or frame.calls or frame.probs:
+                        paid.append(frame)
+                if paid:
+                    yield paid
 
     async def _enter(self, run: Run, wanted: Generation) -> int:
         """Charge the input, counted by the engine; tells how many tokens of output fit."""
@@ -242,26 +259,27 @@ class Works:
         one, block = (tariff.cost(wanted.output(tokens)) for tokens in (1, self.block_tokens))
         await self.gate.hold(run.ticket, Units(entry + one), want=Units(entry + block))
         self.meter.spend(run.ticket, entry, now=self.clock.monotonic())
-        run.counts = Counts(tokens, 0)
+        run.input_tokens = tokens
         return context - tokens
 
-    async def _pay(self, run: Run, wanted: Generation, frame: frames.Token) -> bool:
-        """Take the units for one frame before its text leaves; False where the budget ends."""
-        tariff = run.lent.terms.tariff
-        tokens = max(frame.count, -(-frame.size // self.host.loaded.longest_token_bytes))
-        units, block = (tariff.cost(wanted.output(n)) for n in (tokens, self.block_tokens))
-        if run.ticket.held < units:
-            try:
-                await self.gate.hold(run.ticket, units, want=block)
-            except (BudgetExhausted, TooBusy, CustodianUnreachable, LoanStopped) as refusal:
-                self._check_live(run)  # the wait may have outlived the lease
-                run.reason, run.code = str(frames.Reason.LENGTH), refusal.code
-                return False
-        self.meter.spend(run.ticket, units, now=self.clock.monotonic())
-        run.counts = Counts(run.counts.input_tokens, run.counts.output_tokens + tokens)
-        if run.ticket.held < block // 2:
-            self.gate.hold_ahead(run.ticket, block)
+    async def _hold(self, run: Run, one: Units, tokens: int) -> bool:
+        """Have the price of so many tokens at hand; False where the budget ends."""
+        try:
+            want = Units(one * self.block_tokens)
+            await self.gate.hold(run.ticket, Units(one * tokens), want=want)
+        except (BudgetExhausted, TooBusy, CustodianUnreachable, LoanStopped) as refusal:
+            self._check_live(run)  # the wait may have outlived the lease
+            run.reason, run.code = str(frames.Reason.LENGTH), refusal.code
+            return False
         return True
+
+    def _pay(self, run: Run, one: Units, tokens: int) -> None:
+        """Take the units for one frame before its text leaves."""
+        self.meter.spend(run.ticket, Units(one * tokens), now=self.clock.monotonic())
+        run.output_tokens += tokens
+        block = one * self.block_tokens
+        if run.ticket.held < block // 2:
+            self.gate.hold_ahead(run.ticket, Units(block))
 
 
 def priced(tariff: Tariff, work: Work) -> Units:

@@ -12,13 +12,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from leasehold.core.crypto import Entropy, TlsKey
-from leasehold.core.units import Instant
 from leasehold.errors import BadMessage
 
 ENCLAVE_NAME: Final = "enclave.leasehold"
@@ -41,40 +39,10 @@ def enclave_certificate(key: TlsKey, *, entropy: Entropy) -> str:
     return sign_certificate(builder, key, public, extensions)
 
 
-def to_der(pem: str) -> bytes:
-    """The DER of the first certificate in a PEM text. Raises BadMessage."""
-    try:
-        certificate = x509.load_pem_x509_certificate(pem.encode())
-    except ValueError as cause:
-        raise BadMessage(about="certificate", expected="PEM") from cause
-    return certificate.public_bytes(serialization.Encoding.DER)
-
-
-def to_pem(der: bytes) -> str:
-    """The PEM of a DER certificate. Raises BadMessage."""
-    return _pem(_load(der))
-
-
-def spki_of(der: bytes) -> bytes:
-    """The DER SubjectPublicKeyInfo of a DER certificate. Raises BadMessage."""
-    try:
-        key = _load(der).public_key()
-    except (ValueError, UnsupportedAlgorithm) as cause:
-        raise BadMessage(about="certificate key") from cause
-    return key.public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-
-
-def expiry_of(der: bytes) -> Instant:
-    """When a DER certificate ends, in milliseconds since the Unix epoch. Raises BadMessage."""
-    return Instant(int(_load(der).not_valid_after_utc.timestamp()) * 1000)
-
-
 def identity_of(der: bytes) -> str:
     """The one URI that a DER client certificate names. Raises BadMessage where there is not one."""
     try:
-        names = _load(der).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = load_der(der).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     except (x509.ExtensionNotFound, ValueError) as cause:
         raise BadMessage(about="certificate", expected="one URI name") from cause
@@ -105,7 +73,7 @@ def sign_certificate(
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.private.public_key())
     for extension in [*extensions, x509.SubjectKeyIdentifier.from_public_key(public), issuer]:
         builder = builder.add_extension(extension, critical=isinstance(extension, _CRITICAL))
-    return _pem(builder.sign(key.private, hashes.SHA256()))
+    return pem_of(builder.sign(key.private, hashes.SHA256()))
 
 
 def end_entity(
@@ -137,12 +105,12 @@ def common_name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common[:64])])
 
 
-def _load(der: bytes) -> x509.Certificate:
+def load_der(der: bytes) -> x509.Certificate:
     try:
         return x509.load_der_x509_certificate(der)
     except ValueError as cause:
         raise BadMessage(about="certificate", expected="DER") from cause
 
 
-def _pem(certificate: x509.Certificate) -> str:
+def pem_of(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")

@@ -73,7 +73,7 @@ class InProcessHost:
         *,
         max_tokens: int,
         sampling: frames.Sampling = frames.DEFAULT_SAMPLING,
-    ) -> AsyncGenerator[Token | Done, None]:
+    ) -> AsyncGenerator[tuple[Token | Done, ...], None]:
         """Tokens, each after its time; then Done. Raises WorkerFailed where the engine has gone."""
         engine = self._running()
         self._last_id += 1
@@ -99,8 +99,8 @@ class InProcessHost:
                 await asyncio.sleep(self._token_seconds * piece.count)
                 await self._awake.wait()
                 self._check(engine)
-                yield piece
-            yield replace(done, input_tokens=max(done.input_tokens, least))
+                yield (piece,)
+            yield (replace(done, input_tokens=max(done.input_tokens, least)),)
         finally:
             self.generating -= 1
 

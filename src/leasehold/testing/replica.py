@@ -20,8 +20,9 @@ from leasehold.custodian.service import Custodian
 from leasehold.custodian.settings import Keys, Rules
 from leasehold.errors import CustodianUnreachable, StoreFailed
 from leasehold.net.authority import InstanceIdentity, parse_identity
-from leasehold.net.certificates import identity_of, to_der
+from leasehold.net.certificates import identity_of
 from leasehold.net.channel import Channel
+from leasehold.net.shown import to_der
 from leasehold.testing.wires import Wire, channel_pair
 
 SWEEP_SECONDS: Final = 1.0

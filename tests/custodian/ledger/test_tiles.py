@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from pymerkle import InmemoryTree
 
-from leasehold.core import merkle
+from leasehold.core import merkle, trees
 from leasehold.custodian.ledger import audit, tiles
 from leasehold.custodian.store.inline import InlineStore
 from leasehold.errors import BooksWrong, UnknownThing
@@ -56,7 +56,7 @@ def test_roots_and_proofs_are_those_of_another_implementation(
         theirs = other.prove_inclusion(index + 1, size).path
         assert list(proof) == theirs[1:]
         leaf = merkle.leaf_hash(leaves[index])
-        merkle.check_inclusion(leaf, index=index, size=size, proof=proof, head=tree[1])
+        trees.check_inclusion(leaf, index=index, size=size, proof=proof, head=tree[1])
     for old in {1, size // 2 or 1, size}:
         proof = stage.see(lambda tx, o=old: tiles.Tree(tx, size).consistency(o))
         merkle.check_consistency(
@@ -86,9 +86,9 @@ def test_proofs_are_those_of_the_plain_tree(
     )
     plain = hashes[:size]
     assert found == (
-        merkle.inclusion_proof(plain, index),
-        merkle.consistency_proof(plain, old),
-        merkle.root(plain),
+        trees.inclusion_proof(plain, index),
+        trees.consistency_proof(plain, old),
+        trees.root(plain),
     )
 
 
@@ -100,8 +100,8 @@ def test_what_is_not_stored_yet_is_hashed_from_the_leaves(stored: int) -> None:
     assert count == stored
     hashes = [merkle.leaf_hash(leaf) for leaf in leaves]
     proof = stage.see(lambda tx: tiles.Tree(tx).inclusion(3))
-    assert proof == merkle.inclusion_proof(hashes, 3)
-    assert stage.see(lambda tx: tiles.Tree(tx, 0).root()) == merkle.EMPTY_ROOT
+    assert proof == trees.inclusion_proof(hashes, 3)
+    assert stage.see(lambda tx: tiles.Tree(tx, 0).root()) == trees.EMPTY_ROOT
     stage.see(tiles.check_tiles)
 
 
@@ -114,15 +114,15 @@ def test_three_levels() -> None:
     for size, index, old in ((BIG, 65_600, 65_536), (BIG, 0, 1), (65_536, 255, 65_535)):
         plain = hashes[:size]
         tree = stage.see(lambda tx, s=size: tiles.Tree(tx, s).root())
-        assert tree == merkle.root(plain)
+        assert tree == trees.root(plain)
         proof = stage.see(lambda tx, s=size, i=index: tiles.Tree(tx, s).inclusion(i))
-        merkle.check_inclusion(plain[index], index=index, size=size, proof=proof, head=tree)
+        trees.check_inclusion(plain[index], index=index, size=size, proof=proof, head=tree)
         proof = stage.see(lambda tx, s=size, o=old: tiles.Tree(tx, s).consistency(o))
         merkle.check_consistency(
-            old_size=old, old_head=merkle.root(plain[:old]), size=size, head=tree, proof=proof
+            old_size=old, old_head=trees.root(plain[:old]), size=size, head=tree, proof=proof
         )
     top = stage.see(lambda tx: tiles.Tree(tx).tile(2, 0, 1))
-    assert top == merkle.root(hashes[:65_536])
+    assert top == trees.root(hashes[:65_536])
     stage.see(tiles.check_tiles)
 
 
@@ -132,7 +132,7 @@ def test_tiles_and_bundles_are_c2sps(log: tuple[Stage, list[bytes], InmemoryTree
     hashes = [merkle.leaf_hash(leaf) for leaf in leaves]
     assert stage.see(lambda tx: tiles.Tree(tx).tile(0, 1, 256)) == b"".join(hashes[256:512])
     assert stage.see(lambda tx: tiles.Tree(tx).tile(0, 2, 9)) == b"".join(hashes[512:521])
-    roots = [merkle.root(hashes[:256]), merkle.root(hashes[256:512])]
+    roots = [trees.root(hashes[:256]), trees.root(hashes[256:512])]
     assert stage.see(lambda tx: tiles.Tree(tx).tile(1, 0, 2)) == b"".join(roots)
     packed, entries = stage.see(lambda tx: tiles.bundle(tx, 2, 10)), []
     while packed:

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from leasehold.core import merkle
+from leasehold.core import merkle, trees
 from leasehold.core.crypto import SigningKey, is_equal
 from leasehold.core.encoding import from_json
 from leasehold.core.units import Instant
@@ -76,7 +76,7 @@ def one_page(tx: Tx) -> Iterator[None]:
 def head(tx: Tx) -> tuple[int, bytes]:
     """The log's size and RFC 9162 root."""
     size, frontier = _frontier(tx)
-    return size, merkle.frontier_root(frontier)
+    return size, trees.frontier_root(frontier)
 
 
 def leaves(tx: Tx, *, start: int, count: int) -> tuple[bytes, ...]:
@@ -125,7 +125,7 @@ def verify(leaves: Sequence[bytes], checkpoint: str, *, origin: str, public: byt
     for index, leaf in enumerate(leaves[: signed.size]):
         if from_json(leaf, Entry).index != index:
             raise Unproven(about="log entry", got=leaf, expected=f"index {index}")
-    root = merkle.root([merkle.leaf_hash(leaf) for leaf in leaves[: signed.size]])
+    root = trees.root([merkle.leaf_hash(leaf) for leaf in leaves[: signed.size]])
     if not is_equal(root, signed.root):
         raise Unproven(about="log root", got=root, expected=signed.root)
     return signed.size
@@ -136,7 +136,7 @@ def check_log(tx: Tx) -> None:
     size, stored = _stored_frontier(tx)
     frontier: list[tuple[int, bytes]] = []
     for leaf, _ in read_all(tx):
-        merkle.push(frontier, merkle.leaf_hash(leaf))
+        trees.push(frontier, merkle.leaf_hash(leaf))
     if tuple(frontier) != stored:
         count = sum(complete for complete, _ in frontier)
         raise BooksWrong(
@@ -148,7 +148,7 @@ def _write(tx: Tx, leaves: Sequence[bytes]) -> None:
     size, old = _frontier(tx)
     frontier = list(old)
     for leaf in leaves:
-        merkle.push(frontier, merkle.leaf_hash(leaf))
+        trees.push(frontier, merkle.leaf_hash(leaf))
     rows = list(enumerate(leaves, size))
     tx.execute_many("INSERT INTO log (position, leaf) VALUES (?, ?)", rows)
     size += len(leaves)

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from leasehold.core import merkle
+from leasehold.core import merkle, trees
 from leasehold.core.encoding import from_json
 from leasehold.custodian.ledger.audit import Entry
 from leasehold.custodian.ledger.notes import check_note, parse_checkpoint
@@ -39,7 +39,7 @@ def check_proof(proof: Proof, *, origin: str, public: bytes) -> int:
         raise Unproven(
             about="inclusion proof", got=len(proof.proof), expected=f"<= {PROOF_HASHES_MAX} hashes"
         )
-    merkle.check_inclusion(
+    trees.check_inclusion(
         merkle.leaf_hash(proof.leaf),
         index=proof.index,
         size=signed.size,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from leasehold.core import merkle
+from leasehold.core import merkle, trees
 from leasehold.custodian.ledger import audit
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import BooksWrong, UnknownThing
@@ -39,7 +39,7 @@ class Tree:
 
     def root(self) -> bytes:
         """RFC 9162, 2.1.1."""
-        return self._range(0, self.size) if self.size else merkle.EMPTY_ROOT
+        return self._range(0, self.size) if self.size else trees.EMPTY_ROOT
 
     def inclusion(self, index: int) -> tuple[bytes, ...]:
         """RFC 9162, 2.1.3.1: the proof that the entry at `index` is in the tree. Raises UnknownThing."""
@@ -89,14 +89,14 @@ class Tree:
             size = 1 << (end - start).bit_length() - 1
             subtrees.append((size, self._complete(start, size)))
             start += size
-        return merkle.frontier_root(subtrees)
+        return trees.frontier_root(subtrees)
 
     def _complete(self, start: int, size: int) -> bytes:
         """The root of a complete subtree: it lies within one tile, or is one whole one."""
         level, width = divmod(size.bit_length() - 1, _HEIGHT)
         place = start >> _HEIGHT * level
         offset = place % WIDTH
-        return merkle.root(self._hashes(level, place // WIDTH)[offset : offset + (1 << width)])
+        return trees.root(self._hashes(level, place // WIDTH)[offset : offset + (1 << width)])
 
     def _hashes(self, level: int, number: int) -> Sequence[bytes]:
         """All hashes that a tile has in the log as it is now."""
@@ -124,7 +124,7 @@ class Tree:
             )
         }
         return [
-            roots.get(below) or merkle.root(self._hashes(level - 1, below))
+            roots.get(below) or trees.root(self._hashes(level - 1, below))
             for below in range(first, stop)
         ]
 
@@ -142,7 +142,7 @@ def store_full(tx: Tx, *, limit: int = STORED_AT_ONCE) -> int:
             hashes = tree.tile(level, missing, WIDTH)
             tx.execute(
                 "INSERT INTO log_tiles (level, number, hashes, root) VALUES (?, ?, ?, ?)",
-                (level, missing, hashes, merkle.root(_split_hashes(hashes))),
+                (level, missing, hashes, trees.root(_split_hashes(hashes))),
             )
             done += 1
     return done
@@ -179,7 +179,7 @@ def check_tiles(tx: Tx) -> None:
         above: list[bytes] = []
         for number in range(len(level) // WIDTH):
             hashes = level[WIDTH * number : WIDTH * (number + 1)]
-            above.append(merkle.root(hashes))
+            above.append(trees.root(hashes))
             found = stored.pop((depth, number), None)
             if found is not None and found != (b"".join(hashes), above[-1]):
                 raise BooksWrong(about=f"tile {depth}/{number}", got=found[1], expected=above[-1])

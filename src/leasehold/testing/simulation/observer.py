@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from leasehold.core import merkle
+from leasehold.core import merkle, trees
 from leasehold.core.encoding import from_json
 from leasehold.core.lease import LeasePolicy
 from leasehold.core.messages import (
@@ -259,9 +259,9 @@ class Observer:
             self.fail(7, f"epoch {epoch} after {self._epoch}")
         self._epoch = epoch
         for leaf in audit.leaves(tx, start=self._size, count=10_000):
-            merkle.push(self._frontier, merkle.leaf_hash(leaf))
+            trees.push(self._frontier, merkle.leaf_hash(leaf))
             self._size += 1
-        if audit.head(tx) != (self._size, merkle.frontier_root(self._frontier)):
+        if audit.head(tx) != (self._size, trees.frontier_root(self._frontier)):
             self.fail(8, f"the log's head at {self._size} entries")
 
     def _look_at_leases(self, tx: Tx) -> None:
