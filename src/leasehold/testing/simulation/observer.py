@@ -204,7 +204,7 @@ class Observer:
             )
         if self.by_consumer.total() > self.ever_cap:
             self.fail(1, f"the loan: served {self.by_consumer.total()} of {self.ever_cap}")
-        if not sight.old:
+        if not (sight.old or sight.rogue):  # who said too much before may serve it after
             self.stopping.serve(box, consumer, units)
         self._check_time(sight, key_hash, consumer, since)
 
