@@ -15,19 +15,24 @@ from leasehold.testing.world import LOAN
 
 if TYPE_CHECKING:
     from leasehold.testing.simulation.day import Day
+    from leasehold.testing.simulation.disk import Seat
 
 TOLD_SECONDS: Final = 0.5  # news take 0.05 at most, and a read as much
 
 
-async def told_soon(day: Day) -> None:
-    """Z-9: half a second from now every enclave whose replica missed nothing was told all its orders."""
+async def told_soon(day: Day, *, stop: int | None = None, at: Seat | None = None) -> None:
+    """Z-9: half a second from now every enclave whose replica missed nothing was told its orders.
+
+    Of the `stop` that was ordered just now, or `at` one replica all, because it has looked after a gap.
+    Others may wait for a heartbeat: nobody was told of an order whose commit was said to have failed.
+    """
     seats, replicas = day.disk.seats, day.world.replicas
     if len(replicas) == 1:
         return
     listening = {
         instance: (replica, channel, seat, seat.gaps, replica.lives)
         for replica, seat in zip(replicas, seats, strict=True)
-        if replica.is_up and seat.hears
+        if replica.is_up and seat.hears and at in (None, seat)
         for instance, channel in replica.open.items()
         if instance in replica.custodian.listeners.names_of(LOAN)
     }
@@ -35,7 +40,8 @@ async def told_soon(day: Day) -> None:
     def orders(tx: Tx) -> dict[str, set[int]]:
         # Not a consumer's who has no lease there: nothing is to be obeyed, so no heartbeat tells it again
         # where the replica that ordered it does not know that it is durable.
-        return {name: {stop.id for stop in stops.unheard(tx, instance=name)} for name in listening}
+        found = {name: {one.id for one in stops.unheard(tx, instance=name)} for name in listening}
+        return found if stop is None else {name: found[name] & {stop} for name in found}
 
     before = day.disk.inside.peek(orders)
     await asyncio.sleep(TOLD_SECONDS)

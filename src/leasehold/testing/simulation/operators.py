@@ -40,7 +40,7 @@ async def stop(day: Day) -> None:
     scope, target = _scope(day, [5, 2, 1, 1])
     order = await day.world.custodian.stop(OPERATOR, scope, target, "a drill")
     day.observer.tell("stopped", f"{order.id} {scope}")
-    day.act(told_soon(day))
+    day.act(told_soon(day, stop=order.id))
     await asyncio.sleep(day.luck.uniform(0, 10))
     await lift(day, order.id)
     if scope != "consumer":
@@ -64,7 +64,7 @@ async def announce(day: Day) -> None:
             drain=Duration(drain),
         )
         day.observer.tell("announced", f"{order.id} {scope} {notice} {drain}")
-        day.act(told_soon(day))
+        day.act(told_soon(day, stop=order.id))
         number, longest = order.id, max(longest, notice)
         await asyncio.sleep(luck.uniform(0, 3))
     await asyncio.sleep(luck.uniform(0, 10) + luck.choice([0, longest / 1000]))

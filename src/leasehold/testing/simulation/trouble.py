@@ -231,7 +231,7 @@ async def _hear_nothing(day: Day, seat: Seat, why: str, seconds: float) -> None:
     await asyncio.sleep(seconds)
     setattr(seat, why, False)
     seat.listen_again()
-    day.act(told_soon(day))
+    day.act(told_soon(day, at=seat))
 
 
 async def _move(day: Day) -> None:
