@@ -26,6 +26,8 @@ lock:  ## resolve requirements/*.in again (needs uv)
 	  --custom-compile-command "make lock" requirements/models.in -o requirements/models.txt
 	uv pip compile -q --generate-hashes --python-version 3.11 --universal --no-emit-index-url \
 	  --custom-compile-command "make lock" requirements/enclave.in -o requirements/enclave.txt
+	uv pip compile -q --generate-hashes --python-version 3.11 --universal --no-emit-index-url \
+	  --custom-compile-command "make lock" requirements/bench.in -o requirements/bench.txt
 
 check: $(STAMP)  ## style, types, import rules
 	$(BIN)/ruff check .
@@ -66,10 +68,17 @@ docs: $(STAMP)  ## write the generated pages again
 	$(BIN)/python tools/errors_doc.py
 	$(BIN)/python -m tools.openapi
 
+$(VENV)/.plot: $(STAMP) requirements/bench.txt
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/bench.txt
+	@touch $@
+
 bench: $(STAMP)  ## measure beside a peer or floor in the same run: make bench [BENCH=name]
 	$(BIN)/python -m bench $(BENCH)
+
+plot: $(VENV)/.plot  ## draw the last make bench: docs/bench.svg, docs/bench.png
+	$(BIN)/python -m bench.plot
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) demo-run .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help setup lock check test demo tcb evidence fuzz simulate simulate-planted crash model docs bench clean
+.PHONY: help setup lock check test demo tcb evidence fuzz simulate simulate-planted crash model docs bench plot clean
