@@ -45,7 +45,9 @@ def draw(found: dict[str, Any]) -> None:
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_xlim(min(0.2, *shown) / 3, max(2.0, *shown) * 6)
-    axes.set_yticks(range(len(rows)), [f"{row['bench']}: {row['what']}" for row in rows], fontsize=7)
+    axes.set_yticks(
+        range(len(rows)), [f"{row['bench']}: {row['what']}" for row in rows], fontsize=7
+    )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("times better than its bar (1: the bar)", fontsize=8)
     machine = found["machine"]
