@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from leasehold.custodian.decide import orders_for
 from leasehold.custodian.ledger import stops
 from leasehold.custodian.store.port import Tx
 from leasehold.testing.world import LOAN
@@ -40,6 +41,8 @@ async def told_soon(day: Day, *, stop: int | None = None, at: Seat | None = None
     def orders(tx: Tx) -> dict[str, set[int]]:
         # Not a consumer's who has no lease there: nothing is to be obeyed, so no heartbeat tells it again
         # where the replica that ordered it does not know that it is durable.
+        if at is not None:
+            return {name: {one.id for one in orders_for(tx, name)} for name in listening}
         found = {name: {one.id for one in stops.unheard(tx, instance=name)} for name in listening}
         return found if stop is None else {name: found[name] & {stop} for name in found}
 
