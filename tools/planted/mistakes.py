@@ -88,7 +88,7 @@ _ALL: Final = (
         _SITTING,
         "        self.leases[pair] = self._changed[held.number] = held\n",
         "        self._changed[held.number] = held\n",
-        test="tests/custodian/ledger/test_together.py::test_together_is_one_after_another",
+        test="tests/custodian/ledger/test_together.py::test_a_lease_grows_within_a_batch",
     ),
     Mistake(
         "answer-forgotten",

@@ -139,6 +139,15 @@ def test_a_doubled_ask_in_one_batch_is_one_grant() -> None:
     made.check()
 
 
+def test_a_lease_grows_within_a_batch() -> None:
+    made = ready()
+    acts = [asks.Ask(made.now, "one", made.message()) for _ in range(3)]
+    results = made.do(lambda tx: asks.together(tx, acts))
+    assert [one.granted for one in results if isinstance(one, LeaseGranted)] == [100, 200, 300]
+    assert len({one.lease for one in results if isinstance(one, LeaseGranted)}) == 1
+    made.check()
+
+
 def test_the_asks_of_a_batch_see_each_others_debits() -> None:
     """Three who all want most of what is left: the budget is not handed out twice."""
     made = ready(units=250)
