@@ -107,7 +107,7 @@ class Observer:
     _cap: int = 0
     stopping: Stopping = field(init=False)
     _epoch: int = 0
-    _newest: int = 0  # the highest number of a lease that was looked at
+    _last_lease: int = 0  # the highest number of a lease that was looked at
     _size: int = 0
     _frontier: list[tuple[int, bytes]] = field(default_factory=list)
     _restoring: bool = False
@@ -259,7 +259,7 @@ class Observer:
         if epoch < self._epoch:
             self.fail(7, f"epoch {epoch} after {self._epoch}")
         if epoch > self._epoch:
-            self._newest = 0  # numbers may come again
+            self._last_lease = 0  # numbers may come again
         self._epoch = epoch
         for leaf in audit.leaves(tx, start=self._size, count=10_000):
             trees.push(self._frontier, merkle.leaf_hash(leaf))
@@ -274,8 +274,8 @@ class Observer:
         for number in gone:
             rows += tx.execute(_LEASES + "WHERE e.number = ?", (number,))
         # Given and ended in one commit: the acts of a group need not be of one moment.
-        rows += tx.execute(_LEASES + "WHERE e.number > ? AND e.state <> 'open'", (self._newest,))
-        self._newest = max([self._newest, *(row[0] for row in rows)])
+        rows += tx.execute(_LEASES + "WHERE e.number > ? AND e.state <> 'open'", (self._last_lease,))
+        self._last_lease = max([self._last_lease, *(row[0] for row in rows)])
         held = sum(row[5] - row[6] for row in rows if row[8] == "open")
         if held > self.policy.outstanding_max:
             self.fail(4, f"{held} units are out, the loan allows {self.policy.outstanding_max}")
