@@ -102,7 +102,6 @@ class Observer:
     story: list[tuple[float, str, str]] = field(default_factory=list)
     _leases: dict[str, _Lease] = field(default_factory=dict)
     _open: set[int] = field(default_factory=set)
-    _newest: int = 0
     _granted: Counter[str] = field(default_factory=Counter)
     _cap: int = 0
     stopping: Stopping = field(init=False)
@@ -274,7 +273,9 @@ class Observer:
         for number in gone:
             rows += tx.execute(_LEASES + "WHERE e.number = ?", (number,))
         # Given and ended in one commit: the acts of a group need not be of one moment.
-        rows += tx.execute(_LEASES + "WHERE e.number > ? AND e.state <> 'open'", (self._last_lease,))
+        rows += tx.execute(
+            _LEASES + "WHERE e.number > ? AND e.state <> 'open'", (self._last_lease,)
+        )
         self._last_lease = max([self._last_lease, *(row[0] for row in rows)])
         held = sum(row[5] - row[6] for row in rows if row[8] == "open")
         if held > self.policy.outstanding_max:
