@@ -93,9 +93,9 @@ def stop(
     progress = access.post(
         "/operator/stops", StopCommand(scope, target, reason, notice, drain), ProgressView
     )
-    if not as_json:
+    if not as_json and not (wait and progress.complete):
         click.echo(explain(progress))
-    if wait and not progress.complete:
+    if wait:
         most = seconds + (notice + drain) // SECOND
         progress = _watch(access, progress, most, quiet=as_json)
     if as_json:
