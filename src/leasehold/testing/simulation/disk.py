@@ -80,13 +80,14 @@ class Disk:
 class Seat:
     """One replica's `Store`. `parted` from the database nothing comes through; `deaf` it hears no news.
 
-    `gaps` counts how often it may have missed some.
+    `gaps` counts how often it may have missed some, `hanging` what still waits for an answer that never comes.
     """
 
     disk: Disk
     parted: bool = False
     deaf: bool = False
     gaps: int = 0
+    hanging: int = 0
     _life: int = 0
     _hear: Callable[[str], None] | None = None
     _jobs: list[Job] = field(default_factory=list)
@@ -196,7 +197,11 @@ class Seat:
     async def _through(self, life: int) -> None:
         await self.disk.pause()
         if self.parted:
-            await asyncio.sleep(self.disk.luck.uniform(0, PARTED_SECONDS_MAX))
+            self.hanging += 1
+            try:
+                await asyncio.sleep(self.disk.luck.uniform(0, PARTED_SECONDS_MAX))
+            finally:
+                self.hanging -= 1
             raise StoreFailed(about="simulated database", got="no answer")
         if life != self._life:
             raise StoreFailed(about="simulated disk", got="a crash")

@@ -25,7 +25,8 @@ async def told_soon(day: Day, *, stop: int | None = None, at: Seat | None = None
     """Z-9: half a second from now every enclave whose replica missed nothing was told its orders.
 
     Of the `stop` that was ordered just now, or `at` one replica all, because it has looked after a gap.
-    Others may wait for a heartbeat: nobody was told of an order whose commit was said to have failed.
+    News are heard one by one: one whose reading hangs, since it began in a gap, holds up the next. Others
+    may wait for a heartbeat: nobody was told of an order whose commit was said to have failed.
     """
     seats, replicas = day.disk.seats, day.world.replicas
     if len(replicas) == 1:
@@ -33,7 +34,7 @@ async def told_soon(day: Day, *, stop: int | None = None, at: Seat | None = None
     listening = {
         instance: (replica, channel, seat, seat.gaps, replica.lives)
         for replica, seat in zip(replicas, seats, strict=True)
-        if replica.is_up and seat.hears and at in (None, seat)
+        if replica.is_up and seat.hears and not seat.hanging and at in (None, seat)
         for instance, channel in replica.open.items()
         if instance in replica.custodian.listeners.names_of(LOAN)
     }
