@@ -58,10 +58,11 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        options = f"-h '' -k {self.folder}"
+        # After a crash it syncs every file of every database: one by one that can take minutes.
+        options = f"-h '' -k {self.folder} -c recovery_init_sync_method=syncfs"
         log = str(self.folder / "log")
         self._run(
-            "pg_ctl", "-w", "-t", "60", "-D", str(self.data), "-o", options, "-l", log, "start"
+            "pg_ctl", "-w", "-t", "180", "-D", str(self.data), "-o", options, "-l", log, "start"
         )
 
     def configure(self, setting: str, value: str) -> None:
