@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -136,6 +137,20 @@ def test_a_doubled_ask_in_one_batch_is_one_grant() -> None:
     assert forged.problem.code == "conflict"
     assert made.kinds()[-2:] == ["lease.grant", "alarm"]
     assert made.see(lambda tx: leases.outstanding(tx, scope="all", target="")) == 100
+    made.check()
+
+
+def test_a_number_that_no_database_holds_harms_nobody_else() -> None:
+    """A hostile instance's ask is refused before anything is read for it."""
+    made = ready()
+    good, bad = made.message(), msgspec.structs.replace(made.message(), sequence=1 << 70)
+    acts = [asks.Ask(made.now, "one", one) for one in (bad, good)]
+    refusal, answer = made.do(lambda tx: asks.together(tx, acts))
+    assert isinstance(refusal, BadMessage)
+    assert isinstance(answer, LeaseGranted)
+    with pytest.raises(BadMessage) as alone:
+        made.do(acts[0])
+    assert alone.value.about == "lease ask"
     made.check()
 
 

@@ -44,11 +44,12 @@ Answer = LeaseGranted | LeaseRefused | AttestAgain
 def together(tx: Tx, acts: Sequence[Ask]) -> list[Answer | LeaseholdError]:
     """L-15: answer asks one after another, reading and writing once for all of them. See `port.Store`."""
     results: list[Answer | LeaseholdError] = []
+    problems = [_problem_with(act.ask) for act in acts]
+    sound = [act for act, problem in zip(acts, problems, strict=True) if problem is None]
     with audit.one_page(tx):
-        sitting = Sitting(tx, [(act.instance, act.ask.key_hash, act.ask.sequence) for act in acts])
-        for act in acts:
+        sitting = Sitting(tx, [(act.instance, act.ask.key_hash, act.ask.sequence) for act in sound])
+        for act, problem in zip(acts, problems, strict=True):
             asker = sitting.askers.get(act.instance)
-            problem = _problem_with(act.ask)
             if problem is not None:
                 results.append(problem)
             elif asker is None:

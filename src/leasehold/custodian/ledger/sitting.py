@@ -165,7 +165,8 @@ class Sitting:
         """Read what these asks rest on, all at one moment."""
         self._tx = tx
         asked = list(asks)
-        rows = tx.execute(*many(_ASKERS, [(instance,) for instance in {one[0] for one in asked}]))
+        names = [(instance,) for instance in {one[0] for one in asked}]
+        rows = tx.execute(*many(_ASKERS, names)) if names else []
         self.askers = {row[0]: Asker(*row[:11]) for row in rows}
         self.floors: dict[str, int] = {row[0]: row[11] for row in rows}
         known = [one for one in asked if one[0] in self.askers]

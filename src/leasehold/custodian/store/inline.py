@@ -39,10 +39,6 @@ class _TellingTx(SqliteTx):
         self._news.append(news)
 
 
-def _is_world(error: BaseException) -> bool:
-    return isinstance(error, sqlite3.Error) and is_world(error)
-
-
 @lru_cache(maxsize=1)
 def _empty() -> bytes:
     """A store with nothing in it but its tables, which take ten milliseconds to make."""
@@ -102,9 +98,7 @@ class InlineStore:
                 del news[marks[-1] :]
 
         def act(_: Tx) -> list[Outcome]:
-            return run_group(
-                _TellingTx(connection, news), acts, control=control, is_world=_is_world
-            )
+            return run_group(_TellingTx(connection, news), acts, control=control, is_world=is_world)
 
         return self._run(act, end="COMMIT"), news
 
