@@ -138,6 +138,20 @@ async def test_plain_http_serves_without_a_name() -> None:
         assert (await client.get(f"http://127.0.0.1:{address.port}/")).json() is None
 
 
+async def test_no_write_waits_for_the_clients_acknowledgement() -> None:
+    seen: list[int] = []
+
+    async def look(scope: Any, receive: Any, send: Any) -> None:
+        transport = send.__self__.transport
+        sock = transport.get_extra_info("socket")
+        seen.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        await whoami(scope, receive, send)
+
+    async with serving(look, None, "127.0.0.1", 0) as address, httpx2.AsyncClient() as client:
+        await client.get(f"http://127.0.0.1:{address.port}/")
+    assert seen == [1]
+
+
 async def test_a_taken_port_is_said_so() -> None:
     async with serving(whoami, None, "127.0.0.1", 0) as address:
         with pytest.raises(PortInUse, match=str(address.port)):
