@@ -22,6 +22,7 @@ from tests.worker.conftest import (
     InMemory,
     encoder_graph,
     encoder_tokenizer,
+    engine_named,
     make_gguf,
 )
 from tests.worker.test_graph import endless, external, proto, value
@@ -43,8 +44,8 @@ class Subject:
     """An engine with a kind of model.
 
     `small` answers fast. `slow` is at work for seconds when `long` is asked of it, in the way in which
-    `names` says. `sized` makes a model of so many mebibytes; of what it grows by, at most `copies` may be
-    in memory at the peak.
+    `names` says. `sized` makes a model of so many mebibytes: what the peak grows by with it is at most
+    what the engine declares.
     """
 
     engine: str
@@ -52,7 +53,6 @@ class Subject:
     small: Callable[[Path], Mapping[str, bytes]]
     slow: Callable[[Path], Mapping[str, bytes]]
     sized: Callable[[Path, int], Mapping[str, bytes]]
-    copies: float
     short: Callable[[WorkerHost], Awaitable[None]]
     long: Mapping[str, Callable[[WorkerHost], Awaitable[object]]]
     hostile: Mapping[str, Mapping[str, bytes]]
@@ -172,7 +172,6 @@ SUBJECTS = {
         gguf(2),
         gguf(60),
         lambda folder, size: gguf(size)(folder),
-        copies=1.25,
         short=speak,
         long={"decode": decode, "prefill": prefill},
         hostile={
@@ -189,7 +188,6 @@ SUBJECTS = {
         an_encoder,
         a_deep_encoder,
         lambda folder, _: an_encoder(folder),
-        copies=1.0,
         short=embed,
         long={"batches": embed_much},
         hostile={
@@ -204,7 +202,6 @@ SUBJECTS = {
         a_graph,
         lambda _: {"model.onnx": endless()},
         a_heavy_graph,
-        copies=3.25,  # the file, its copy by onnxruntime, and a packed one while it loads
         short=infer,
         long={"a graph": loop},
         hostile={
@@ -385,7 +382,7 @@ async def test_the_peak_grows_with_the_model_as_it_says(
     subject: Subject, in_memory: InMemory, tmp_path: Path
 ) -> None:
     """Base and caches cancel out: two models are compared, and the weights' own pages count."""
-    peaks, sizes = [], []
+    ratio, peaks, sizes = engine_named(subject.engine).load_peak_ratio, [], []
     for at, mebibytes in enumerate((SMALL_MIB, BIG_MIB)):
         (tmp_path / str(at)).mkdir()
         files = subject.sized(tmp_path / str(at), mebibytes)
@@ -395,7 +392,7 @@ async def test_the_peak_grows_with_the_model_as_it_says(
         peaks.append(peak_bytes(host.process_id))
         sizes.append(sum(len(data) for data in files.values()))
         await host.kill()
-    assert peaks[1] - peaks[0] <= subject.copies * (sizes[1] - sizes[0]) + 24 * MIB
+    assert peaks[1] - peaks[0] <= ratio * (sizes[1] - sizes[0]) + 24 * MIB
 
 
 @pytest.mark.parametrize(("name", "how"), HOSTILE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from leasehold.core import frames
 from leasehold.core.frames import (
@@ -46,6 +46,8 @@ class FakeEngine:
     A prompt with the word `<end>` is echoed once, up to it. Each word with the space before it is
     one token; a word of more than 64 bytes is several. Nothing is random.
     """
+
+    load_peak_ratio: ClassVar[float] = 1.0
 
     def __init__(self) -> None:
         """An engine with nothing loaded."""

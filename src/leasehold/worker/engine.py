@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from leasehold.core.frames import (
     CallPart,
@@ -41,6 +41,9 @@ class Emit(Protocol):
 
 class Engine(Protocol):
     """One model, loaded once; every method but `load` may be called by many threads at a time."""
+
+    load_peak_ratio: ClassVar[float]
+    """The most memory while it loads, over the size of the model's files: these count as one."""
 
     def load(self, files: Sequence[MemoryFile], settings: Settings) -> Loaded:
         """Load from memory: `fd` is readable, nothing is ever at a path. Raises BadModel."""

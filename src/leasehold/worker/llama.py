@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import xllamacpp
 
@@ -33,6 +33,8 @@ SUFFIX: Final = ".gguf"
 
 class LlamaEngine:
     """One GGUF file, any number of requests at a time, `slots` of them side by side."""
+
+    load_peak_ratio: ClassVar[float] = 1.02  # the file is mapped, and read where it lies
 
     def __init__(self) -> None:
         """An engine with nothing loaded."""
