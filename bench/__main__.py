@@ -7,7 +7,7 @@ from importlib import import_module
 
 from bench.harness import Row, report
 
-BENCHES = ("gate", "engines", "worker", "verify", "refusals", "ledger", "stop", "crowd")
+BENCHES = ("gate", "start", "engines", "worker", "verify", "refusals", "ledger", "stop", "crowd")
 WITH = {"ledger": ("stop", "crowd")}  # what a bench shows besides its own rows
 
 

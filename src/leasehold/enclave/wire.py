@@ -34,6 +34,7 @@ class _Connection(http.client.HTTPSConnection):
     def connect(self) -> None:
         """Connect and check the certificate for the fixed name, whatever the address was."""
         plain = socket.create_connection((self.host, self.port), TIMEOUT_SECONDS)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or the end waits for an ACK
         self.sock = self._tls.wrap_socket(plain, server_hostname=self._name)
 
 
