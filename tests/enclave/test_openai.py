@@ -323,3 +323,39 @@ def test_a_model_that_embeds_nothing_says_so_before_anything_is_held() -> None:
         assert box.enclave.meter.purse(sha256(alice.key.encode())) is None
 
     played(story)
+
+
+# What an input costs, once it is counted --------------------------------------------------------------
+
+
+def test_an_input_that_is_more_than_was_guessed_begins_once_it_is_paid() -> None:
+    async def story(world: World, box: Box, alice: Consumer) -> None:
+        asked: list[int] = []
+        generate = box.host.generate
+
+        def watched(*given: Any, **more: Any) -> Any:
+            asked.append(more["input_max"])
+            return generate(*given, **more)
+
+        box.host.generate = watched  # type: ignore[method-assign]
+        prompt = {"prompt": "a " * 399 + "<end>"}  # 400 tokens, of two bytes each
+        answer = await alice.call(box, "POST", "/v1/completions", TEXT | prompt | {"max_tokens": 4})
+        found = Completion.model_validate(answer.json())
+        assert found.usage is not None
+        assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (400, 4)
+        guess = len(prompt["prompt"]) // 3 + 1  # and a block of 64 for output, of which one token is kept
+        assert asked == [guess + 63, 0]
+
+        asked.clear()
+        answer = await alice.call(box, "POST", "/v1/completions", TEXT)
+        assert answer.status == 200
+        assert len(asked) == 1  # what was guessed was enough
+
+        asked.clear()
+        prompt = {"prompt": "a " * 700 + "<end>"}  # guessed at about 470; she has 594 left
+        answer = await alice.call(box, "POST", "/v1/completions", TEXT | prompt)
+        assert (answer.status, answer.code) == (429, "insufficient_quota")
+        assert len(asked) == 1  # nothing began
+        assert asked[0] < 700
+
+    played(story)

@@ -66,6 +66,13 @@ LIES: dict[str, Lie] = {
     "too-fat": lambda wire, request: wire.send(Token(request, "x" * (LONGEST + 1), 1)),
     "wrong-id": lambda wire, request: wire.send(Token(request + 1, "x")),
     "wrong-kind": lambda wire, request: wire.send(Counted(request, 3)),
+    "count-and-on": lambda wire, request: wire.send(Counted(request, 9), Token(request, "x")),
+    "counted-twice": lambda wire, request: wire.send(Counted(request, 2), Counted(request, 2)),
+    "counted-to-the-end": lambda wire, request: wire.send(
+        Counted(request, 4095), *[Token(request, "x")] * 2
+    ),
+    "done-uncounted": lambda wire, request: wire.send(Done(request, Reason.STOP, 0, 0)),
+    "token-uncounted": lambda wire, request: wire.send(Token(request, "x")),
     "wrong-sum": lambda wire, request: wire.send(
         Token(request, "x"), Done(request, Reason.STOP, 1, 2)
     ),

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from tests.worker.conftest import DIMS, InMemory, Model
 from leasehold.core.frames import (
     Capability,
     Chat,
+    Counted,
     Done,
     Message,
     Reason,
@@ -270,6 +271,49 @@ async def test_kill_in_the_middle_of_a_generation(
     assert (await collect(host, Text("a"), 2))[1].output_tokens <= 2
 
 
+async def test_the_input_is_counted_and_begins_where_it_fits(
+    make_host: MakeHost, in_memory: InMemory
+) -> None:
+    host = make_host(*FAKE)
+    await host.load("fake", [in_memory("any", b"x")], Settings(context_tokens=64, slots=1))
+    prompt = Text("one two three")
+    for whole in (False, True):
+        came = [
+            frame
+            async for some in host.generate(prompt, max_tokens=99, input_max=3, whole=whole)
+            for frame in some
+        ]
+        assert came[0] == Counted(came[0].id, 3)
+        tokens = [frame for frame in came if isinstance(frame, Token)]
+        assert sum(frame.count for frame in tokens) == 61  # what is left of the context
+        assert "".join(frame.text for frame in tokens).startswith("one two three one")
+        assert isinstance(came[-1], Done)
+        # Nobody reads single tokens of a whole answer: it comes in groups, however fast it is made.
+        assert max(frame.count for frame in tokens) == (16 if whole else 1)
+    came = [some async for some in host.generate(prompt, max_tokens=9, input_max=2)]
+    assert [[type(frame) for frame in some] for some in came] == [[Counted]]
+    assert host.open_requests == 0
+
+
+async def test_a_request_is_cancelled_before_it_is_counted(
+    make_host: MakeHost, in_memory: InMemory
+) -> None:
+    told: list[WorkerFailed] = []
+    host = make_host(*FAKE, on_exit=told.append)
+    await host.load("fake", [in_memory("any", b"x")], Settings(context_tokens=4096, slots=1))
+    firsts = []
+    for _ in range(40):  # some are being counted, most wait for that
+        stream = host.generate(Text("word " * 4000), max_tokens=900, input_max=4000)
+        firsts.append(asyncio.ensure_future(anext(stream)))
+    await asyncio.sleep(0)
+    for first in firsts:
+        first.cancel()
+    await asyncio.wait(firsts)
+    while host.open_requests:
+        await host.count(Text("a"))
+    assert told == []
+
+
 # What a caller can get wrong ---------------------------------------------------------------------
 
 
@@ -361,6 +405,30 @@ async def test_a_lie_ends_the_worker_and_nothing_else(
     assert is_gone(process)
     await host.load("any", [in_memory("any", b"x")])
     assert host.loaded.embedding_dims == 4
+
+
+COUNTING_LIES = {
+    "token-uncounted": ("kind of answer", 4000),
+    "done-uncounted": ("kind of answer", 4000),
+    "counted-twice": ("kind of answer", 4000),
+    "count-and-on": ("request id", 8),  # above what may begin, the count is the end
+    "counted-to-the-end": ("tokens", 4095),  # the context has room for one more
+}
+
+
+@pytest.mark.parametrize(("mode", "about", "most"), [(k, *v) for k, v in COUNTING_LIES.items()])
+async def test_a_lie_about_the_count_ends_the_worker(
+    make_host: MakeHost, in_memory: InMemory, mode: str, about: str, most: int
+) -> None:
+    told: asyncio.Future[WorkerFailed] = asyncio.get_running_loop().create_future()
+    host = await load_liar(make_host, in_memory, mode, on_exit=told.set_result)
+    stream = host.generate(Text("a"), max_tokens=20, input_max=most)
+    with suppress(WorkerFailed):
+        async for _ in stream:
+            pass
+    failure = await within(10, told)
+    assert isinstance(failure, WorkerFailed)
+    assert failure.about == about
 
 
 async def test_a_token_after_the_end_is_a_lie(make_host: MakeHost, in_memory: InMemory) -> None:

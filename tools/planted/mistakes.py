@@ -508,13 +508,11 @@ _ALL: Final = (
     Mistake(
         "debit-after-serve",
         _WORK,
-        """                    self._pay(run, one, tokens)
-                    if frame.text or frame.calls or frame.probs:
-                        paid.append(frame)
+        """                self._pay(run, one, every)
 """,
-        """                    if frame.text or frame.calls or frame.probs:
-                        yield [frame]
-                    self._pay(run, one, tokens)
+        """                yield made
+                paid = []
+                self._pay(run, one, every)
 """,
     ),
     Mistake(

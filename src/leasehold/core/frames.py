@@ -209,12 +209,17 @@ class Count(Record, tag=11, frozen=True):
 
 
 class Generate(Record, tag=12, frozen=True):
-    """Continue the prompt by at most `max_tokens` tokens."""
+    """Continue the prompt by at most `max_tokens` tokens; with `whole` nobody waits for single ones.
+
+    With an `input_max` a Counted comes first, and the work begins only where it is not above that.
+    """
 
     id: Id
     prompt: Prompt
     max_tokens: Annotated[int, Meta(ge=1, le=CONTEXT_TOKENS_MAX)]
     sampling: Sampling
+    input_max: Tally = 0
+    whole: bool = False
 
 
 class Embed(Record, tag=13, frozen=True):
@@ -365,23 +370,28 @@ class Deframer(Generic[F]):
 
     def feed(self, data: bytes) -> list[F]:
         """The frames that these bytes complete. Raises BadMessage; the stream is then useless."""
-        self._buffer += data
+        if kept := self._buffer:
+            kept += data
         frames: list[F] = []
         start = 0
-        while len(self._buffer) - start >= LENGTH_BYTES:
-            size = int.from_bytes(self._buffer[start : start + LENGTH_BYTES], "big")
-            if size > FRAME_BYTES_MAX:
-                raise BadMessage(about="frame bytes", got=size, expected=f"<= {FRAME_BYTES_MAX}")
-            end = start + LENGTH_BYTES + size
-            if len(self._buffer) < end:
-                break
-            with memoryview(self._buffer) as view:
-                frames.append(self._decode(bytes(view[start + LENGTH_BYTES : end])))
-            start = end
-        del self._buffer[:start]
+        with memoryview(kept or data) as view:
+            while len(view) - start >= LENGTH_BYTES:
+                size = int.from_bytes(view[start : start + LENGTH_BYTES], "big")
+                if size > FRAME_BYTES_MAX:
+                    limit = f"<= {FRAME_BYTES_MAX}"
+                    raise BadMessage(about="frame bytes", got=size, expected=limit)
+                end = start + LENGTH_BYTES + size
+                if len(view) < end:
+                    break
+                frames.append(self._decode(view[start + LENGTH_BYTES : end]))
+                start = end
+        if kept:
+            del kept[:start]
+        else:
+            kept += data[start:]
         return frames
 
-    def _decode(self, body: bytes) -> F:
+    def _decode(self, body: memoryview) -> F:
         try:
             return self._decoder.decode(body)
         except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as cause:

@@ -54,12 +54,15 @@ class Claims:
     """One open request: what it may still get, and what came and was not fetched yet.
 
     `vectors` and `dims` count what an Embedded must carry, `outputs` what an Inferred must, in at most
-    `bytes_max`; `dropped` means nobody reads any more.
+    `bytes_max`; `dropped` means nobody reads any more. Of a generation that counts its input first,
+    `input_max` is what may begin without asking again, and 0 once it is counted.
     """
 
     kind: type[Counted | Done | Embedded | Inferred]  # the answer that ends it
     longest: int
     input_floor: int = 0
+    input_max: int = 0
+    context: int = 0
     tokens_max: int = 0
     probs_max: int = 0  # of each token
     vectors: int = 0
@@ -70,6 +73,7 @@ class Claims:
     text_bytes: int = 0
     probs: int = 0
     dropped: bool = False
+    ended: bool = False  # the last frame has come
     failure: LeaseholdError | None = None
     arrived: deque[Answer] = field(default_factory=deque)
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -77,14 +81,18 @@ class Claims:
 
     def check(self, frame: Answer) -> None:
         """W-8: raise BadMessage unless the frame fits what was asked."""
+        if self.input_max and not (self.dropped and isinstance(frame, Done)):
+            _agree("kind of answer", type(frame) is Counted, type(frame), Counted)
+            return
         match frame:
             case Token():
                 self.tokens += frame.count
                 self.text_bytes += frame.size
-                self.probs += len(frame.probs)
-                widest = max((len(row) for row in frame.probs), default=0)
-                _agree("probabilities", widest <= self.probs_max, widest, self.probs_max)
-                _agree("probabilities", self.probs <= self.tokens, self.probs, self.tokens)
+                if frame.probs:
+                    self.probs += len(frame.probs)
+                    widest = max(len(row) for row in frame.probs)
+                    _agree("probabilities", widest <= self.probs_max, widest, self.probs_max)
+                    _agree("probabilities", self.probs <= self.tokens, self.probs, self.tokens)
                 at_most = self.tokens_max if self.kind is Done else 0
                 _agree("tokens", self.tokens <= at_most, self.tokens, at_most)
                 room = self.tokens * self.longest
@@ -109,9 +117,25 @@ class Claims:
                 pass
         _agree("kind of answer", type(frame) is self.kind, type(frame), self.kind)
 
-    def take(self, frame: Answer) -> None:
-        """Check a frame and keep it for the reader, in groups once the reader lags behind (W-7)."""
+    def take(self, frame: Answer) -> bool:
+        """Check a frame and keep it for the reader, in groups once the reader lags behind (W-7).
+
+        Tells whether it is the last one.
+        """
         self.check(frame)
+        self.ended = type(frame) is not Token
+        if self.input_max and isinstance(frame, Counted):
+            self.ended, self.input_max = frame.tokens > self.input_max, 0
+            self.tokens_max = min(self.tokens_max, self.context - frame.tokens)
+        self._keep(frame)
+        return self.ended
+
+    @property
+    def over(self) -> bool:
+        """Whether all of it was fetched."""
+        return self.ended and not self.arrived
+
+    def _keep(self, frame: Answer) -> None:
         if self.dropped:
             return
         last = self.arrived[-1] if len(self.arrived) >= BACKLOG_FRAMES else None

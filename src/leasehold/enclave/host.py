@@ -34,6 +34,7 @@ COMMAND: Final = (sys.executable, "-I", "-B", "-m", "leasehold.worker")
 # threads that libraries start before the sandbox stands.
 _QUIET: Final = ("ORT_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_OFFLINE", "OPENBLAS_NUM_THREADS")
 ENVIRONMENT: Final = dict.fromkeys(_QUIET, "1") | {"LANG": "C.UTF-8"}
+Piece = frames.Counted | Token | frames.Done
 _REFUSALS: Final = {fault: codes()[fault.value] for fault in frames.Fault}
 
 
@@ -56,11 +57,18 @@ class InferenceHost(Protocol):
         """
 
     def generate(
-        self, prompt: frames.Prompt, *, max_tokens: int, sampling: Sampling = DEFAULT_SAMPLING
-    ) -> AsyncGenerator[tuple[Token | frames.Done, ...], None]:
+        self,
+        prompt: frames.Prompt,
+        *,
+        max_tokens: int,
+        sampling: Sampling = DEFAULT_SAMPLING,
+        input_max: int = 0,
+        whole: bool = False,
+    ) -> AsyncGenerator[tuple[Piece, ...], None]:
         """Tokens, at each step all that have come since the last; then one Done.
 
-        Closing the generator cancels the work. Raises what `count` raises, and InputTooLong.
+        With an `input_max` a Counted is first, and the last where it is above that; with `whole` tokens
+        may come late. Closing the generator cancels the work. Raises what `count` raises, and InputTooLong.
         """
 
     async def embed(self, texts: Sequence[str]) -> frames.Embedded:
@@ -175,17 +183,19 @@ class WorkerHost:
         return answer.tokens
 
     async def generate(
-        self, prompt: frames.Prompt, *, max_tokens: int, sampling: Sampling = DEFAULT_SAMPLING
-    ) -> AsyncGenerator[tuple[Token | frames.Done, ...], None]:
-        """Tokens, at each step all that have come since the last; then one Done."""
-        frame = frames.Generate(self._next_id(), prompt, max_tokens, sampling)
-        with self._asking(frame, frames.Done) as claims:
-            while True:
-                some = await claims.some()
-                assert all(isinstance(one, Token | frames.Done) for one in some)  # noqa: S101  (Claims.check)
-                yield cast("tuple[Token | frames.Done, ...]", some)
-                if isinstance(some[-1], frames.Done):
-                    return
+        self,
+        prompt: frames.Prompt,
+        *,
+        max_tokens: int,
+        sampling: Sampling = DEFAULT_SAMPLING,
+        input_max: int = 0,
+        whole: bool = False,
+    ) -> AsyncGenerator[tuple[Piece, ...], None]:
+        """See `InferenceHost`; its kinds of frames are what `Claims.check` lets pass."""
+        asked = frames.Generate(self._next_id(), prompt, max_tokens, sampling, input_max, whole)
+        with self._asking(asked, frames.Done) as claims:
+            while not claims.over:
+                yield cast("tuple[Piece, ...]", await claims.some())
 
     async def embed(self, texts: Sequence[str]) -> frames.Embedded:
         """One vector for each text: little-endian float32[len(texts), dims]."""
@@ -266,6 +276,7 @@ class WorkerHost:
         match frame:
             case frames.Generate():
                 claims.input_floor = floor(frame.prompt, claims.longest)
+                claims.input_max, claims.context = frame.input_max, loaded.context_tokens
                 claims.tokens_max, claims.probs_max = frame.max_tokens, frame.sampling.probs
             case frames.Embed() | frames.Count():
                 claims.input_floor = floor(frame.input, claims.longest)
@@ -319,9 +330,8 @@ class WorkerHost:
                 f"<= {self.loaded.context_tokens}" if frame.fault is frames.Fault.TOO_LONG else None
             )
             claims.fail(_REFUSALS[frame.fault](expected=limit))
-        else:
-            claims.take(frame)
-        if not isinstance(frame, Token):
+            del self._open[frame.id]
+        elif claims.take(frame):
             del self._open[frame.id]
 
     def _end(self, wire: _Wire | None, failure: WorkerFailed) -> None:

@@ -6,7 +6,7 @@ Spec: docs/spec/metering.md, M-6; docs/spec/receipts.md.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,7 @@ from leasehold.core.tariff import Tariff, Work
 from leasehold.core.units import Clock, Units
 from leasehold.enclave.claims import floor
 from leasehold.enclave.gate import Gate
-from leasehold.enclave.host import InferenceHost, check_vectors
+from leasehold.enclave.host import InferenceHost, Piece, check_vectors
 from leasehold.enclave.kserve import Inference
 from leasehold.enclave.lent import Lent
 from leasehold.enclave.openai import Counts, Embedding, Generation
@@ -39,6 +39,7 @@ from leasehold.errors import (
     WorkerFailed,
 )
 
+_Stream = AsyncGenerator[tuple[Piece, ...], None]
 RECEIPTS_PER_KEY_MAX: Final = 1024
 RECEIPTS_MAX: Final = (
     65_536  # of all keys, ~1 KiB each; the key that was idle longest loses its own
@@ -162,9 +163,9 @@ class Works:
         entry = tariff.cost(Work(requests=1, input_tokens=guess))
         want = entry + tariff.cost(wanted.output(self.block_tokens))
         async with self._run(key_hash, least, Units(max(least, want)), lent, request) as run:
-            room = await self._enter(run, wanted)
-            async with aclosing(self._pieces(run, wanted, room)) as pieces:
-                yield run, pieces
+            stream, first = await self._begin(run, wanted)
+            async with aclosing(stream), aclosing(self._pieces(run, wanted, stream, first)) as it:
+                yield run, it
 
     @asynccontextmanager
     async def embedding(
@@ -220,22 +221,49 @@ class Works:
             finally:
                 run.book()  # where it ended badly: the units are spent, so they have a receipt
 
+    async def _begin(self, run: Run, wanted: Generation) -> tuple[_Stream, Sequence[Piece]]:
+        """M-6: let the engine count, and begin where that is held already; charge the input."""
+        tariff, context = run.lent.terms.tariff, self.host.loaded.context_tokens
+        spare = run.ticket.held - tariff.cost(Work(requests=1)) - tariff.cost(wanted.output(1))
+        fits = (
+            context - 1 if not tariff.input_token else min(context - 1, spare // tariff.input_token)
+        )
+        stream = self._stream(wanted, max_tokens=wanted.max_tokens, input_max=max(1, fits))
+        try:
+            counted, *first = await anext(stream)
+            assert isinstance(counted, frames.Counted)  # noqa: S101  (Claims.check)
+            await self._enter(run, wanted, counted.tokens)
+        except BaseException:
+            await stream.aclose()
+            raise
+        if counted.tokens <= max(1, fits):
+            return stream, first
+        await stream.aclose()  # it ended there: now that all of the input is paid, it may begin
+        most = min(wanted.max_tokens, context - counted.tokens)
+        return self._stream(wanted, max_tokens=most, input_max=0), ()
+
+    def _stream(self, wanted: Generation, *, max_tokens: int, input_max: int) -> _Stream:
+        return self.host.generate(
+            wanted.prompt,
+            max_tokens=max_tokens,
+            sampling=wanted.sampling,
+            input_max=input_max,
+            whole=not wanted.stream,
+        )
+
     async def _pieces(
-        self, run: Run, wanted: Generation, room: int
+        self, run: Run, wanted: Generation, stream: _Stream, first: Sequence[Piece]
     ) -> AsyncGenerator[list[frames.Token], None]:
-        limit = min(wanted.max_tokens, room)
         one = run.lent.terms.tariff.cost(wanted.output(1))
         longest = self.host.loaded.longest_token_bytes
-        stream = self.host.generate(wanted.prompt, max_tokens=limit, sampling=wanted.sampling)
-        async with aclosing(stream):
-            async for some in stream:
-                paid: list[frames.Token] = []
-                for frame in some:
-                    if isinstance(frame, frames.Done):
-                        self._check_live(run)
-                        run.reason = str(frame.reason)
-                        continue
-                    tokens = max(frame.count, -(-frame.size // longest))
+        some = first
+        while True:
+            made = [piece for piece in some if isinstance(piece, frames.Token)]
+            prices = [max(token.count, -(-token.size // longest)) for token in made]
+            paid = made
+            if (every := sum(prices)) * one > run.ticket.held:
+                paid = []
+                for token, tokens in zip(made, prices, strict=True):
                     if run.ticket.held < tokens * one:
                         if paid:  # what is paid does not wait for what is not
                             yield paid
@@ -243,15 +271,22 @@ class Works:
                         if not await self._hold(run, one, tokens):
                             return
                     self._pay(run, one, tokens)
-                    if frame.text or frame.calls or frame.probs:
-                        paid.append(frame)
-                if paid:
-                    yield paid
+                    paid.append(token)
+            elif made:
+                self._pay(run, one, every)
+            for done in some[-1:]:
+                if isinstance(done, frames.Done):
+                    self._check_live(run)
+                    run.reason = str(done.reason)
+            if paid := [token for token in paid if token.text or token.calls or token.probs]:
+                yield paid
+            if run.reason:
+                return
+            some = await anext(stream)
 
-    async def _enter(self, run: Run, wanted: Generation) -> int:
-        """Charge the input, counted by the engine; tells how many tokens of output fit."""
+    async def _enter(self, run: Run, wanted: Generation, tokens: int) -> None:
+        """Charge the input of so many tokens, as the engine counts."""
         tariff, context = run.lent.terms.tariff, self.host.loaded.context_tokens
-        tokens = await self.host.count(wanted.prompt)
         if tokens >= context:
             # Not how many: the worker counted, and what it says here would leave unpaid.
             raise InputTooLong(about="input tokens", expected=f"< {context}")
@@ -260,7 +295,6 @@ class Works:
         await self.gate.hold(run.ticket, Units(entry + one), want=Units(entry + block))
         self.meter.spend(run.ticket, entry, now=self.clock.monotonic())
         run.input_tokens = tokens
-        return context - tokens
 
     async def _hold(self, run: Run, one: Units, tokens: int) -> bool:
         """Have the price of so many tokens at hand; False where the budget ends."""

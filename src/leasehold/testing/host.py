@@ -8,9 +8,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from msgspec.structs import replace
 
 from leasehold.core import frames
-from leasehold.core.frames import Done, Embedded, Loaded, Token
+from leasehold.core.frames import Embedded, Loaded, Token
 from leasehold.core.tensors import Tensor
 from leasehold.enclave.claims import floor
+from leasehold.enclave.host import Piece
 from leasehold.errors import NoModelYet, WorkerFailed
 from leasehold.testing.engine import FakeEngine
 from leasehold.worker.engine import Engine
@@ -73,11 +74,19 @@ class InProcessHost:
         *,
         max_tokens: int,
         sampling: frames.Sampling = frames.DEFAULT_SAMPLING,
-    ) -> AsyncGenerator[tuple[Token | Done, ...], None]:
+        input_max: int = 0,
+        whole: bool = False,
+    ) -> AsyncGenerator[tuple[Piece, ...], None]:
         """Tokens, each after its time; then Done. Raises WorkerFailed where the engine has gone."""
         engine = self._running()
         self._last_id += 1
-        request = frames.Generate(self._last_id, prompt, max_tokens, sampling)
+        if input_max:
+            counted = frames.Counted(self._last_id, await self.count(prompt))
+            yield (counted,)
+            if counted.tokens > input_max:
+                return
+            self._check(engine)
+        request = frames.Generate(self._last_id, prompt, max_tokens, sampling, 0, whole)
         pieces: list[Token] = []
 
         def emit(

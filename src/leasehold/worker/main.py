@@ -17,11 +17,12 @@ from typing import Final, assert_never
 from msgspec.structs import replace
 
 from leasehold.core import frames
-from leasehold.core.frames import Done, Failed, Fault, LoadFailed, Reason, Token
+from leasehold.core.frames import Done, Failed, Fault, LoadFailed, Reason
 from leasehold.core.units import KIB
 from leasehold.errors import BadMessage, BadModel, LeaseholdError, WorkerFailed
 from leasehold.worker import sandbox
 from leasehold.worker.engine import Engine
+from leasehold.worker.outbox import PACE_SECONDS, Outbox, Said, Telling
 
 ENTRY_POINTS: Final = "leasehold.engines"
 READ_BYTES: Final = 256 * KIB  # what one read takes at most; the kernel's buffer is about as large
@@ -67,7 +68,7 @@ def serve(descriptor: int, find: FindEngine = find_engine) -> int:
         wire.sendall(frames.encode(LoadFailed(fault)))
         return 1
     wire.sendall(frames.encode(replace(loaded, layers=report.layers, absent=report.absent)))
-    Service(wire, engine, order.settings.slots).run(deframer)
+    Service(wire, engine, order.settings.slots, loaded.context_tokens).run(deframer)
     os._exit(0)  # at once, whatever still runs
 
 
@@ -93,12 +94,12 @@ def _receive_order(
 
 
 class Service:
-    """Runs requests on threads and writes what they give, one frame at a time."""
+    """Runs requests on threads and writes what they give."""
 
-    def __init__(self, wire: socket.socket, engine: Engine, slots: int) -> None:
+    def __init__(self, wire: socket.socket, engine: Engine, slots: int, context: int) -> None:
         """Serve an engine that has loaded."""
-        self._wire, self._engine = wire, engine
-        self._writing, self._state = threading.Lock(), threading.Lock()
+        self._wire, self._engine, self._context = wire, engine, context
+        self._outbox, self._state = Outbox(wire), threading.Lock()
         self._working = ThreadPoolExecutor(slots, "work")
         self._counting = ThreadPoolExecutor(COUNTING_THREADS, "count")
         self._waiting: dict[int, Future[None]] = {}
@@ -115,8 +116,10 @@ class Service:
             case frames.Count():
                 self._counting.submit(self._work, frame)
             case frames.Generate() | frames.Embed() | frames.Infer():
+                counts = isinstance(frame, frames.Generate) and frame.input_max
+                pool = self._counting if counts else self._working
                 with self._state:
-                    self._waiting[frame.id] = self._working.submit(self._work, frame)
+                    self._waiting[frame.id] = pool.submit(self._work, frame)
             case frames.Cancel():
                 self._cancel(frame.id)
             case frames.Load():
@@ -133,58 +136,53 @@ class Service:
                 self._cancelled.add(request)
                 return
             del self._waiting[request]
-        self._send(Done(request, Reason.CANCELLED, 0, 0))
+        self._outbox.put(Done(request, Reason.CANCELLED, 0, 0))
 
     def _work(self, frame: Work) -> None:
+        answer: Said | None = None
         answered = False
         try:
-            self._send(self._answer(frame))
+            answer = self._answer(frame)
             answered = True
         except LeaseholdError as refusal:
-            self._send(_failed(frame.id, refusal))
+            answer = _failed(frame.id, refusal)
             answered = True
         finally:
-            with self._state:
-                self._waiting.pop(frame.id, None)
-                self._cancelled.discard(frame.id)
             if not answered:  # a bug: an executor would hide it, and the request would hang
                 os._exit(EXIT_STATUS_BUG)
+        if answer is None:
+            return
+        self._outbox.put(answer)
+        with self._state:
+            self._waiting.pop(frame.id, None)
+            self._cancelled.discard(frame.id)
 
-    def _answer(self, frame: Work) -> frames.ToGovernor:
+    def _answer(self, frame: Work) -> Said | None:
         match frame:
+            case frames.Generate() if frame.input_max:
+                return self._counted(frame)
             case frames.Count():
                 return frames.Counted(frame.id, self._engine.count(frame.input))
             case frames.Embed():
-                return self._engine.embed(frame, lambda: frame.id not in self._cancelled)
+                return self._engine.embed(frame, partial(self._goes_on, frame.id))
             case frames.Infer():
-                return self._engine.infer(frame, lambda: frame.id not in self._cancelled)
+                return self._engine.infer(frame, partial(self._goes_on, frame.id))
             case frames.Generate():
-                return self._engine.generate(frame, partial(self._emit, frame.id))
+                going = partial(self._goes_on, frame.id)
+                return self._engine.generate(frame, Telling(frame, self._outbox, going))
 
-    def _emit(
-        self,
-        request: int,
-        text: str,
-        count: int,
-        calls: tuple[frames.CallPart, ...] = (),
-        probs: tuple[tuple[frames.Prob, ...], ...] = (),
-        /,
-    ) -> bool:
-        """W-4: send the tokens, in frames of 16 at most; what they completed goes with the last."""
-        while count > frames.GROUP_TOKENS_MAX:
-            self._send(Token(request, "", frames.GROUP_TOKENS_MAX))
-            count -= frames.GROUP_TOKENS_MAX
-        if count:
-            self._send(Token(request, text, count, calls, probs))
+    def _goes_on(self, request: int) -> bool:
         return request not in self._cancelled
 
-    def _send(self, frame: frames.ToGovernor) -> None:
-        data = frames.encode(frame)
-        with self._writing:
-            try:
-                self._wire.sendall(data)
-            except OSError:
-                os._exit(0)  # the governor went away; there is nobody to tell
+    def _counted(self, frame: frames.Generate) -> frames.Counted | None:
+        """W-2: the count, as the last answer or before the work, which waits for its slot from here on."""
+        counted = frames.Counted(frame.id, self._engine.count(frame.prompt))
+        if counted.tokens > frame.input_max:
+            return counted
+        self._outbox.put(counted, PACE_SECONDS)
+        most = min(frame.max_tokens, max(1, self._context - counted.tokens))
+        self._take(replace(frame, max_tokens=most, input_max=0))
+        return None
 
 
 def _failed(request: int, refusal: LeaseholdError) -> Failed:

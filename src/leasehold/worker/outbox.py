@@ -1,0 +1,114 @@
+"""What the worker says on its way to the governor: what may wait a little leaves together.
+
+Spec: docs/spec/worker.md, W-4. Each write wakes the governor, which has better things to do than to be
+woken for every token of a fast engine. A lone token of a slow one leaves at once.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from leasehold.core import frames
+from leasehold.core.frames import Token
+
+PACE_SECONDS: Final = 0.004  # between two writes of tokens that somebody reads as they come
+WHOLE_SECONDS: Final = 0.25  # where nobody does: as long as work may go on before it is charged
+PENDING_MAX: Final = 64  # frames; what the governor keeps for one request before it groups
+
+
+Said = frames.Counted | Token | frames.Done | frames.Embedded | frames.Failed | frames.Inferred
+
+
+class Outbox:
+    """Frames in order; a write takes all that there is."""
+
+    def __init__(self, wire: socket.socket) -> None:
+        """Write to this socket, from the threads that put and from one of its own."""
+        self._wire = wire
+        self._changed = threading.Condition()
+        self._pending: list[Said] = []
+        self._last: dict[int, int] = {}  # where of each request the last one is among them
+        self._written = 0.0  # when something last left, and when something must
+        self._due: float | None = None
+        threading.Thread(target=self._run, name="outbox", daemon=True).start()
+
+    def put(self, frame: Said, pace: float = 0.0, *, join: bool = False) -> None:
+        """Let the frame leave once `pace` seconds have passed since the last write.
+
+        With `join` the tokens of one request that wait become one frame, in groups.
+        """
+        with self._changed:
+            at = self._last.get(frame.id) if join else None
+            joined = None if at is None else _joined(self._pending[at], frame)
+            if at is not None and joined is not None:
+                self._pending[at] = joined
+            else:
+                self._last[frame.id] = len(self._pending)
+                self._pending.append(frame)
+            due = self._written + pace
+            if due <= time.monotonic() or len(self._pending) >= PENDING_MAX:
+                self._write()
+            elif self._due is None or due < self._due:
+                self._due = due
+                self._changed.notify()
+
+    def _write(self) -> None:
+        data = b"".join([frames.encode(frame) for frame in self._pending])
+        self._pending.clear()
+        self._last.clear()
+        self._due = None
+        try:
+            self._wire.sendall(data)
+        except OSError:
+            os._exit(0)  # the governor went away; there is nobody to tell
+        self._written = time.monotonic()
+
+    def _run(self) -> None:
+        with self._changed:
+            while True:
+                left = None if self._due is None else self._due - time.monotonic()
+                if left is not None and left <= 0:
+                    self._write()
+                else:
+                    self._changed.wait(left)
+
+
+def _joined(last: Said, frame: Said) -> Token | None:
+    if not (isinstance(last, Token) and isinstance(frame, Token)):
+        return None
+    count = last.count + frame.count
+    if count > frames.GROUP_TOKENS_MAX:
+        return None
+    text, calls = last.text + frame.text, last.calls + frame.calls
+    return Token(frame.id, text, count, calls, last.probs + frame.probs)
+
+
+class Telling:
+    """The `Emit` of one generation: its tokens in frames, and whether to go on (W-4)."""
+
+    def __init__(self, frame: frames.Generate, outbox: Outbox, go_on: Callable[[], bool]) -> None:
+        self._id, self._outbox, self._go_on = frame.id, outbox, go_on
+        self._whole = frame.whole
+        self._pace = WHOLE_SECONDS if frame.whole else PACE_SECONDS
+
+    def __call__(
+        self,
+        text: str,
+        count: int,
+        calls: tuple[frames.CallPart, ...] = (),
+        probs: tuple[tuple[frames.Prob, ...], ...] = (),
+        /,
+    ) -> bool:
+        """In frames of 16 at most; what the tokens completed goes with the last."""
+        while count > frames.GROUP_TOKENS_MAX:
+            self._outbox.put(Token(self._id, "", frames.GROUP_TOKENS_MAX), self._pace)
+            count -= frames.GROUP_TOKENS_MAX
+        if count:
+            token = Token(self._id, text, count, calls, probs)
+            self._outbox.put(token, self._pace, join=self._whole)
+        return self._go_on()
