@@ -17,14 +17,16 @@ from typing import Any, Final
 from leasehold.core import frames
 from leasehold.core.crypto import TlsKey
 from leasehold.core.lease import LeasePolicy
-from leasehold.core.units import DAY, Duration, Units
+from leasehold.core.units import DAY, Duration, Instant, Units
 from leasehold.enclave import memory
 from leasehold.enclave.host import WorkerHost
 from leasehold.errors import WorkerFailed
 from leasehold.net.certificates import enclave_certificate
+from leasehold.net.clock import SystemClock
 from leasehold.net.servers import serving
 from leasehold.net.tls import enclave_server_context
 from leasehold.testing import world as world_module
+from leasehold.testing.time import START
 from leasehold.testing.world import World
 
 ROOT: Final = Path(__file__).parent.parent
@@ -59,6 +61,16 @@ class Host(WorkerHost):
         return await super().load(engine, files or [file], settings)
 
 
+class Clock(SystemClock):
+    """The machine's own clock, set to when the world's documents are valid; it costs what a real one does."""
+
+    _ahead = SystemClock().now() - START
+
+    def now(self) -> Instant:
+        """Milliseconds since the Unix epoch, on a day in the world."""
+        return Instant(super().now() - self._ahead)
+
+
 async def bare(_scope: Any, receive: Any, send: Any) -> None:
     """What no application could be cheaper than."""
     body = b""
@@ -86,7 +98,14 @@ async def main() -> None:
         key, application, api_key = TlsKey.make(os.urandom), bare, ""
         certificate = enclave_certificate(key, entropy=os.urandom)
     else:
-        setattr(world_module, "InProcessHost", Host)  # noqa: B010  (the real one, in a world of one process)
+        # What the enclave has outside of the world: a worker's process, a clock and entropy that cost what
+        # real ones cost.
+        for name, real in (
+            ("InProcessHost", Host),
+            ("SimulatedClock", Clock),
+            ("SeededEntropy", lambda _seed: os.urandom),
+        ):
+            setattr(world_module, name, real)
         policy = LeasePolicy(ttl=Duration(DAY), outstanding_max=Units(1 << 40))
         world = await World.make(
             cap=1 << 40, policy=policy, dead_man=86_400, queue_max=512, concurrency_max=512

@@ -165,7 +165,7 @@ def test_a_client_that_reads_nothing_loses_its_place() -> None:
             "headers": [(k.encode(), v.encode()) for k, v in alice.headers.items()],
         }
         stuck = asyncio.create_task(box.application(scope, inbox.get, never))
-        await asyncio.sleep(exchanges.WRITE_SECONDS_MAX + 1)
+        await asyncio.sleep(exchanges.CLIENT_SECONDS_MAX + 1)
         assert box.enclave.gate._running == 0
         assert box.host.generating == 0
         await stuck
@@ -187,7 +187,7 @@ def test_a_body_without_end_is_refused() -> None:
 
         headers = [(k.encode(), v.encode()) for k, v in alice.headers.items()]
         scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
-        async with asyncio.timeout(exchanges.BODY_SECONDS_MAX + 10):
+        async with asyncio.timeout(exchanges.CLIENT_SECONDS_MAX + 10):
             await box.application(scope, drip, send)
         assert (answer.status, answer.code) == (400, "invalid_request")
 

@@ -343,7 +343,9 @@ def test_an_input_that_is_more_than_was_guessed_begins_once_it_is_paid() -> None
         found = Completion.model_validate(answer.json())
         assert found.usage is not None
         assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (400, 4)
-        guess = len(prompt["prompt"]) // 3 + 1  # and a block of 64 for output, of which one token is kept
+        guess = (
+            len(prompt["prompt"]) // 3 + 1
+        )  # and a block of 64 for output, of which one token is kept
         assert asked == [guess + 63, 0]
 
         asked.clear()

@@ -142,14 +142,61 @@ async def test_no_write_waits_for_the_clients_acknowledgement() -> None:
     seen: list[int] = []
 
     async def look(scope: Any, receive: Any, send: Any) -> None:
-        transport = send.__self__.transport
-        sock = transport.get_extra_info("socket")
+        sock = send.__self__.transport.get_extra_info("socket")
         seen.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         await whoami(scope, receive, send)
 
     async with serving(look, None, "127.0.0.1", 0) as address, httpx2.AsyncClient() as client:
         await client.get(f"http://127.0.0.1:{address.port}/")
     assert seen == [1]
+
+
+class _Writes:
+    """A transport that keeps what is written to it."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self.all: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.all.append(data)
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+async def test_head_and_body_of_an_answer_are_one_write() -> None:
+    writes: list[_Writes] = []
+
+    async def look(scope: Any, receive: Any, send: Any) -> None:
+        headed = send.__self__.transport
+        if scope["method"] != "HEAD":
+            writes.append(_Writes(headed._transport))
+            headed._transport = writes[-1]
+        if scope["path"] == "/expects":
+            await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in (b"one", b"two"):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(look, None, "127.0.0.1", 0) as address:
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            url = f"http://127.0.0.1:{address.port}"
+            assert (await client.get(f"{url}/")).text == "onetwo"
+            assert (await client.head(f"{url}/")).status_code == 200
+            assert (await client.get(f"{url}/")).text == "onetwo"
+        asked = b"POST /expects HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\n"
+        head = asked + b"content-length: 1\r\nconnection: close\r\n\r\n"
+        answer = await _exchange(address.port, head, b"x")
+    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+    first, expects = writes[0].all, writes[2].all
+    assert first[0].startswith(b"HTTP/1.1 200 OK\r\n")
+    assert first[0].endswith(b"\r\n\r\n3\r\none\r\n")
+    assert first[1:] == [b"3\r\ntwo\r\n", b"0\r\n\r\n"]
+    assert expects[0] == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert expects[1].endswith(b"3\r\none\r\n")
 
 
 async def test_a_taken_port_is_said_so() -> None:

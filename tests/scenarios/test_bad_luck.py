@@ -36,9 +36,9 @@ async def units_served(box: Box, consumer: Consumer, prompt: str, tokens: int) -
 
 
 def units_receipted(box: Box) -> int:
-    """The units of all receipts that this instance signed; every spent unit is in one."""
+    """The units of all receipts of this instance; every spent unit is in one."""
     kept = box.enclave.receipts._kept.values()
-    return sum(from_json(one.receipt.payload, Receipt).units for row in kept for _, one in row)
+    return sum(from_json(payload, Receipt).units for row in kept for _, payload, _ in row)
 
 
 def test_the_dead_mans_switch_ends_service_and_wipes() -> None:

@@ -39,7 +39,7 @@ TO_WORKER = [
     Count(1, Texts(("a", "b"))),
     Generate(2, Chat((Message(Role.USER, "hé"),)), 5, Sampling(stop=("x",), seed=3)),
     Generate(3, Tokens((1, 2)), 1, Sampling()),
-    Generate(5, Text("a"), 1, Sampling(), 7, True),  # noqa: FBT003
+    Generate(5, Text("a"), 1, Sampling(), 7, True),
     Embed(4, Texts(("a",))),
     Cancel(2),
 ]

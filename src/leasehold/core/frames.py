@@ -156,9 +156,7 @@ class Sampling(Record, frozen=True):
     presence_penalty: Penalty = 0.0
     json_schema: Annotated[str, Meta(max_length=64 * KIB)] = ""  # JSON text; empty: no constraint
     grammar: Annotated[str, Meta(max_length=64 * KIB)] = ""  # W-14; empty: no constraint
-    probs: Annotated[int, Meta(ge=0, le=1 + TOP_PROBS_MAX)] = (
-        0  # of a token: its own and the likeliest
-    )
+    probs: Annotated[int, Meta(ge=0, le=1 + TOP_PROBS_MAX)] = 0  # of a token: its own and the best
 
 
 class Settings(Record, frozen=True):

@@ -38,16 +38,16 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     simulated: bool
 
 
-def sign_receipt(key: SigningKey, receipt: Receipt) -> Signed:
-    """R-1: the receipt as a statement of the instance."""
-    return sign(key, KIND, to_json(receipt))
+def sign_receipt(key: SigningKey, receipt: Receipt | bytes) -> Signed:
+    """R-1: the receipt, or its payload, as a statement of the instance."""
+    return sign(key, KIND, receipt if isinstance(receipt, bytes) else to_json(receipt))
 
 
-def head(signed: Signed) -> bytes:
-    """R-2: what the lease's next receipt names as `previous`."""
-    return sha256(signed.payload)
+def head(said: Signed | bytes) -> bytes:
+    """R-2: what the lease's next receipt names as `previous`, of a receipt or of its payload."""
+    return sha256(said if isinstance(said, bytes) else said.payload)
 
 
-def content_mac(salt: bytes, direction: str, body: bytes) -> bytes:
+def content_mac(salt: bytes, direction: str, body: bytes | bytearray) -> bytes:
     """R-3: the MAC of a request's or response's exact body bytes; `direction` keeps them apart."""
     return mac(salt, direction.encode() + b"\x00" + body)

@@ -36,9 +36,7 @@ MAGIC: Final = b"leasehold sealed model 1\n"
 PREAMBLE_BYTES: Final = len(MAGIC) + 4
 HEADER_BYTES_MAX: Final = 1 * MIB  # a thousand files with the longest names are 0.7 MiB
 FILES_MAX: Final = 1024  # the largest published models come in about 200
-FILE_BYTES_MAX: Final = (
-    1 << 42
-)  # 4 TiB; segments are numbered in 32 bits, which would reach to 4 PiB
+FILE_BYTES_MAX: Final = 1 << 42  # segments are numbered in 32 bits, which would reach to 4 PiB
 NAME_BYTES_MAX: Final = 255  # NAME_MAX of Linux
 TEXT_BYTES_MAX: Final = 4 * KIB
 MODEL_ID_BYTES: Final = 32

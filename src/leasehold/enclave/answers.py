@@ -31,10 +31,7 @@ class Frame:
     id: str
     created: int
     model: str
-    _around: tuple[bytes, bytes] = (
-        b"",
-        b"",
-    )  # what is the same in every event before and after its text
+    _around: tuple[bytes, bytes] = b"", b""  # what is the same in every event around its text
 
     def __post_init__(self) -> None:
         before, after = self._piece(Token(1, _PLACE)).split(to_json(_PLACE))

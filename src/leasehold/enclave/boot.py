@@ -82,9 +82,7 @@ class Enclave:
     gate: Gate = field(init=False)
     receipts: Receipts = field(init=False)
     works: Works = field(init=False)
-    draining: tuple[Instant, LeaseholdError, int] | None = (
-        None  # until when at most, why, which stop
-    )
+    draining: tuple[Instant, LeaseholdError, int] | None = None  # until when, why, which stop
     _engine_lost: asyncio.Event = field(default_factory=asyncio.Event)
     _loading: asyncio.Task[None] | None = None
     _stopping: asyncio.Task[None] | None = None

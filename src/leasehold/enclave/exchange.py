@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from leasehold.core.messages import RECEIPT_HEADER
 from leasehold.enclave.gate import key_hash_of
@@ -17,8 +17,11 @@ from leasehold.errors import BadRequest, BodyTooLarge
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-BODY_SECONDS_MAX: Final = 30.0  # 4 MiB over a bad line; a body without end must not hold memory
-WRITE_SECONDS_MAX: Final = 30.0  # a client that reads nothing must not hold a ticket and a place
+# For a body: 4 MiB over a bad line, and one without end must not hold memory. For each write: a client
+# that reads nothing must not hold a ticket and a place.
+CLIENT_SECONDS_MAX: Final = 30.0
+HANG_UP_SECONDS: Final = 0.05  # until it is looked for: most work is done before
+T = TypeVar("T")
 Header = tuple[bytes, bytes]
 JSON: Final[Header] = (b"content-type", b"application/json")
 
@@ -59,10 +62,9 @@ class Exchange:
     async def body(self, limit: int) -> bytes:
         """The whole body, of at most `limit` bytes. Raises BodyTooLarge, BadRequest where it is late."""
         try:
-            async with asyncio.timeout(BODY_SECONDS_MAX):
-                return await self._read(limit)
+            return await self._in_time(self._read(limit))
         except TimeoutError:
-            expected = f"all of it in {BODY_SECONDS_MAX:.0f} s"
+            expected = f"all of it in {CLIENT_SECONDS_MAX:.0f} s"
             raise BadRequest(about="request body", got="a part", expected=expected) from None
 
     async def _read(self, limit: int) -> bytes:
@@ -110,23 +112,32 @@ class Exchange:
             pass
 
     async def _put(self, message: dict[str, Any]) -> None:
-        """One timer watches all writes: a stream has thousands, of which hardly one has to wait."""
+        try:
+            await self._in_time(self._send(message))
+        except TimeoutError:
+            raise Gone from None
+        finally:
+            if self.finished and self._timer is not None:
+                self._timer.cancel()
+
+    async def _in_time(self, step: Awaitable[T]) -> T:
+        """What the client has to do its part for. One timer watches all: hardly any has to wait."""
         loop, working = asyncio.get_running_loop(), asyncio.current_task()
         self._since = loop.time()
         if self._timer is None and working is not None:
-            self._timer = loop.call_later(WRITE_SECONDS_MAX, self._look, loop, working)
+            self._timer = loop.call_later(CLIENT_SECONDS_MAX, self._look, loop, working)
         try:
-            await self._send(message)
+            return await step
         except asyncio.CancelledError:
             if self._stuck and working is not None and working.uncancel() == 0:
-                raise Gone from None
+                raise TimeoutError from None
             raise
         finally:
             self._since = 0.0
 
     def _look(self, loop: asyncio.AbstractEventLoop, working: asyncio.Task[Any]) -> None:
         self._timer = None
-        if self._since and (left := self._since + WRITE_SECONDS_MAX - loop.time()) > 0:
+        if self._since and (left := self._since + CLIENT_SECONDS_MAX - loop.time()) > 0:
             self._timer = loop.call_later(left, self._look, loop, working)
         elif self._since:
             self._stuck = working.cancel()
@@ -138,9 +149,13 @@ Handler = Callable[[Exchange], Awaitable[None]]
 @asynccontextmanager
 async def unless_gone(exchange: Exchange) -> AsyncIterator[None]:
     """Cancel the block when the client hangs up; what was made until then is paid. Raises Gone."""
-    working = asyncio.current_task()
-    watching = asyncio.create_task(exchange.until_gone())
+    working, watching = asyncio.current_task(), None
     gone = False
+
+    def look() -> None:
+        nonlocal watching
+        watching = asyncio.create_task(exchange.until_gone())
+        watching.add_done_callback(hang_up)
 
     def hang_up(watch: asyncio.Task[None]) -> None:
         nonlocal gone
@@ -148,7 +163,7 @@ async def unless_gone(exchange: Exchange) -> AsyncIterator[None]:
             gone = True
             working.cancel()
 
-    watching.add_done_callback(hang_up)
+    soon = asyncio.get_running_loop().call_later(HANG_UP_SECONDS, look)
     try:
         yield
     except asyncio.CancelledError:
@@ -156,7 +171,9 @@ async def unless_gone(exchange: Exchange) -> AsyncIterator[None]:
             raise Gone from None
         raise
     finally:
-        watching.cancel()
+        soon.cancel()
+        if watching is not None:
+            watching.cancel()
 
 
 def receipt_header(run: Run) -> tuple[bytes, bytes]:

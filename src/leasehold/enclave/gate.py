@@ -21,9 +21,8 @@ API_KEY_CHARS_MAX: Final = 200
 _REMEMBERED_MAX: Final = 1024  # refusals remembered, so that a flood of one bad key costs one ask
 _REMEMBERED: Final = SECOND
 _ADMIT_SECONDS_MAX: Final = 30.0  # other requests may take what was asked for; not for ever
-_ASKS_MAX: Final = (
-    64  # leases asked for by one wait: a host's clock may make every answer come too late
-)
+# Leases asked for by one wait: a host's clock may make every answer come too late.
+_ASKS_MAX: Final = 64
 _AHEAD: Final = SECOND // 4  # between two asks ahead of need for one key
 _VISITORS_MAX: Final = 32  # questions about budgets at once, whoever asks: the line is for leases
 

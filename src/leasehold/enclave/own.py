@@ -27,9 +27,7 @@ from leasehold.errors import BadMessage, BadRequest, UnknownKey
 
 T = TypeVar("T")
 SMALL_BODY_BYTES_MAX: Final = 4 * KIB
-EXTENSION_UNITS_MAX: Final = (
-    1 << 53
-)  # what the ledger counts to; more would read as a broken enclave
+EXTENSION_UNITS_MAX: Final = 1 << 53  # as the ledger counts; more reads as a broken enclave
 RECEIPTS: Final = "/leasehold/receipts/{id}"
 
 

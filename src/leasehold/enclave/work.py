@@ -14,6 +14,7 @@ from typing import Final
 
 from leasehold.core import frames
 from leasehold.core.crypto import Entropy
+from leasehold.core.encoding import to_json
 from leasehold.core.messages import ReceiptAnswer
 from leasehold.core.meter import Meter, Ticket
 from leasehold.core.receipts import SALT_BYTES, Receipt, content_mac, head, sign_receipt
@@ -41,9 +42,8 @@ from leasehold.errors import (
 
 _Stream = AsyncGenerator[tuple[Piece, ...], None]
 RECEIPTS_PER_KEY_MAX: Final = 1024
-RECEIPTS_MAX: Final = (
-    65_536  # of all keys, ~1 KiB each; the key that was idle longest loses its own
-)
+# Of all keys, ~1 KiB each; the key that was idle longest loses its own.
+RECEIPTS_MAX: Final = 65_536
 _GUESSED_BYTES_PER_TOKEN: Final = 3  # for the first reservation; the engine counts before it serves
 
 
@@ -57,11 +57,11 @@ class Receipts:
     simulated: bool
     clock: Clock
     entropy: Entropy
-    _kept: OrderedDict[bytes, deque[tuple[str, ReceiptAnswer]]] = field(default_factory=OrderedDict)
+    _kept: OrderedDict[bytes, deque[tuple[str, bytes, bytes]]] = field(default_factory=OrderedDict)
     _count: int = 0
 
     def issue(self, run: Run) -> None:
-        """R-1 to R-3: sign what this run cost, chained to the lease's last receipt."""
+        """R-1 to R-3: what this run cost, chained to the lease's last receipt. Signed when asked for."""
         salt = self.entropy(SALT_BYTES)
         purse = run.ticket.purse
         receipt = Receipt(
@@ -76,24 +76,24 @@ class Receipts:
             input_tokens=run.input_tokens,
             output_tokens=run.output_tokens,
             request_mac=content_mac(salt, "request", run.request),
-            response_mac=content_mac(salt, "response", bytes(run.sent)),
+            response_mac=content_mac(salt, "response", run.sent),
             time=self.clock.now(),
             simulated=self.simulated,
         )
-        signed = sign_receipt(self.keys.statement, receipt)
-        purse.receipt_head = head(signed)
+        payload = to_json(receipt)
+        purse.receipt_head = head(payload)
         kept = self._kept.setdefault(purse.key_hash, deque(maxlen=RECEIPTS_PER_KEY_MAX))
         self._kept.move_to_end(purse.key_hash)
         self._count += len(kept) < RECEIPTS_PER_KEY_MAX
-        kept.append((run.receipt_id, ReceiptAnswer(signed, salt)))
+        kept.append((run.receipt_id, payload, salt))
         while self._count > RECEIPTS_MAX:
             self._count -= len(self._kept.popitem(last=False)[1])
 
     def find(self, key_hash: bytes, receipt_id: str) -> ReceiptAnswer:
         """R-4: a receipt, for the key that it was issued to. Raises UnknownThing."""
-        for kept_id, answer in self._kept.get(key_hash, ()):
+        for kept_id, payload, salt in self._kept.get(key_hash, ()):
             if kept_id == receipt_id:
-                return answer
+                return ReceiptAnswer(sign_receipt(self.keys.statement, payload), salt)
         raise UnknownThing(about="receipt", got=receipt_id)
 
 

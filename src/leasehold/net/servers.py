@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
 
 from uvicorn import Config, Server
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from leasehold.core.units import KIB, MIB
@@ -193,6 +193,11 @@ class _HttpProtocol(HttpToolsProtocol):
         self._disarm()
         super().on_headers_complete()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if cycle.scope["method"] != "HEAD":  # its answer ends with its head
+            cycle.transport = cast(Transport, _Headed(cycle))
+        super()._start_asgi_task(cycle, app)
+
     def _count(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > self.config.limits.head_bytes_max:
@@ -207,6 +212,25 @@ class _HttpProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+class _Headed:
+    """A cycle's transport that keeps the head of an answer until its body begins: one write, one record."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle, self._transport, self._head = cycle, cycle.transport, b""
+
+    def write(self, data: bytes) -> None:
+        """Keep the head; with what comes next, step aside. "100 Continue" comes before both."""
+        if self._cycle.response_started and not self._head:
+            self._head = data
+            return
+        if self._head:
+            self._cycle.transport = self._transport
+        self._transport.write(self._head + data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class _WebSocketProtocol(WebSocketsSansIOProtocol):
