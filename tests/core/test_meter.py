@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leasehold.core.messages import Budget, LeaseGranted
+from leasehold.core.messages import Budget, LeaseGranted, Usage
 from leasehold.core.meter import Credit, Denied, Granted, Meter, Short, Ticket
 from leasehold.core.units import Duration, Instant, Units
 from leasehold.errors import BudgetExhausted, LeaseLapsed, LoanStopped
@@ -91,6 +91,24 @@ def test_settling_returns_the_rest_once() -> None:
     assert (purse.free, purse.spent, purse.held) == (7, 3, 0)
     with pytest.raises(BudgetExhausted):
         meter.spend(ticket, Units(0), now=at(0))
+
+
+def test_what_has_not_left_is_not_reported_as_spent() -> None:
+    """M-7: it can still be served, so a stop must find it outstanding; once the purse has ended it can not."""
+    meter = filled(20)
+    first, second = admit(meter, 8), admit(meter, 8)
+    meter.spend(first, Units(5), now=at(1))
+    meter.spend(second, Units(3), now=at(1))
+    assert (meter.spent(KEY), meter.usage()) == (0, (Usage("1-1", Units(0)),))
+    first.sent()
+    meter.spend(first, Units(1), now=at(2))
+    assert (meter.spent(KEY), meter.usage()) == (5, (Usage("1-1", Units(5)),))
+    meter.settle(first)
+    assert meter.spent(KEY) == 6
+    meter.stop_consumer("alice", now=at(3))
+    assert meter.usage() == (Usage("1-1", Units(9)),)
+    meter.settle(second)
+    assert [(purse.spent, purse.unsent) for purse in meter.drop_ended()] == [(9, 0)]
 
 
 def test_a_stop_of_the_consumer_ends_open_tickets_in_mid_word() -> None:

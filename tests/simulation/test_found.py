@@ -8,7 +8,9 @@ import random
 
 import pytest
 
+from leasehold.core.encoding import from_json
 from leasehold.core.lease import LeasePolicy
+from leasehold.core.messages import FromCustodian, Scope, StopReason
 from leasehold.core.session import State
 from leasehold.core.units import DAY, SECOND, Duration
 from leasehold.custodian.ledger import epoch, stops
@@ -137,6 +139,61 @@ def test_a_stop_at_one_replica_is_obeyed_by_the_enclaves_of_all() -> None:
         await world.custodian.stop(OPERATOR, "loan", LOAN, "enough")
         await asyncio.sleep(0.5)
         assert [box.enclave.state for box in boxes] == [State.STOPPED] * 6
+        await world.end()
+
+    run_simulated(story)
+
+
+def test_a_whole_answer_that_was_nearly_made_counts_among_what_can_still_be_served() -> None:
+    """M-7: the custodian had been told that its units were spent; it left after a stop."""
+
+    async def story() -> None:
+        world = await World.make()
+        alice = await world.consumer("alice", 5_000)
+        box = await world.enclave(token_seconds=0.02).serving()
+        assert (await alice.ask(box, "hi <end>")).status == 200
+        asking = asyncio.create_task(alice.ask(box, "one two", max_tokens=300))
+        await asyncio.sleep(5.0)
+        box.wire.weather.deaf_down = True
+        stop = await world.custodian.stop(OPERATOR, "loan", LOAN, "enough")
+        progress = await world.custodian.look(lambda tx: stops.progress(tx, stop=stop.id))
+        before = (await world.budget("alice")).budget.settled
+        answer = await asking
+        assert answer.status == 200
+        served = answer.json()["usage"]["total_tokens"]
+        assert before < 300 < served <= progress.units
+        await world.end()
+
+    run_simulated(story)
+
+
+@pytest.mark.parametrize("scope", ["consumer", "loan"])
+def test_who_has_not_stopped_yet_is_told_of_every_stop(
+    scope: Scope,
+) -> None:
+    """Z-9: the first order was dropped by its host; until it has proved anything it may still serve."""
+
+    async def story() -> None:
+        disk = Disk(random.Random(5))  # noqa: S311  (must repeat)
+        world = await World.make(stores=[disk.seat(), disk.seat()])
+        alice = await world.consumer("alice", 5_000)
+        box = await world.enclave().serving()
+        assert (await alice.ask(box, "hi <end>")).status == 200
+        told: list[int] = []
+
+        def spy(message: bytes, *, up: bool) -> None:
+            if not up and b'"stop-order"' in message:
+                order = from_json(message, FromCustodian)
+                told.append(from_json(order.statement.payload, StopReason).stop)
+
+        box.wire.spy = spy
+        box.wire.weather.deaf_down = True
+        first = await world.custodian.stop(OPERATOR, "enclave", box.enclave.instance, "enough")
+        await asyncio.sleep(0.2)
+        target = "alice" if scope == "consumer" else LOAN
+        second = await world.custodian.stop(OPERATOR, scope, target, "of her as well")
+        await asyncio.sleep(0.2)
+        assert told == [first.id, second.id]
         await world.end()
 
     run_simulated(story)

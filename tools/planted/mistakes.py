@@ -198,6 +198,13 @@ _ALL: Final = (
         "    if ended:\n",
     ),
     Mistake(
+        "who-is-stopping-is-not-told",
+        _STOPS,
+        "AND i.state IN ('live', 'stopping') ORDER BY i.id",
+        "AND i.state = 'live' ORDER BY i.id",
+        test="tests/simulation/test_found.py::test_who_has_not_stopped_yet_is_told_of_every_stop",
+    ),
+    Mistake(
         "stop-covers-nobody", _STOPS, "for instance in covered:", "for instance in covered[:0]:"
     ),
     Mistake(
@@ -398,6 +405,13 @@ _ALL: Final = (
         '"settled": 0,\n            "units": decision,',
     ),
     # The meter -----------------------------------------------------------------------------------
+    Mistake(
+        "made-is-reported-as-served",
+        _METER,
+        "Units(p.spent - p.unsent)) for p in self._purses",
+        "Units(p.spent)) for p in self._purses",
+        test=f"{_T_METER}::test_what_has_not_left_is_not_reported_as_spent",
+    ),
     Mistake(
         "grants-add-up",
         _METER,

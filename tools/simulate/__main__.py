@@ -43,7 +43,7 @@ def main() -> int:
     )
     if broken:
         print(f"look at one:  python -m tools.simulate --story {broken[0]}")
-        print("keep them:    add their numbers to tests/simulation/kept.txt")
+        print("keep it:      what it finds becomes a test in tests/simulation/test_found.py")
     return 1 if broken else 0
 
 

@@ -39,6 +39,7 @@ class Purse:
     renew_at: Instant
     used_at: Instant
     budget: Budget
+    unsent: Units = Units(0)  # spent on what has not left yet
     tickets: int = 0
     ended: LeaseholdError | None = None  # why nothing more may be spent from it
     receipt_head: bytes = b""
@@ -57,13 +58,20 @@ class Purse:
 class Ticket:
     """The permission to run one request. Only `Meter.admit` makes one.
 
-    `held` are the units still reserved, `spent` those already served under it.
+    `held` are the units still reserved, `spent` those already spent under it, `unsent` those of them whose
+    output has not left.
     """
 
     purse: Purse
     held: Units
     spent: Units = Units(0)
+    unsent: Units = Units(0)
     open: bool = True
+
+    def sent(self) -> None:
+        """M-7: all that was spent has left, or never will: it may be reported."""
+        self.purse.unsent = Units(self.purse.unsent - self.unsent)
+        self.unsent = Units(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +217,8 @@ class Meter:
             raise BudgetExhausted(about="ticket", got=units, expected=f"<= {ticket.held} units")
         ticket.held = Units(ticket.held - units)
         ticket.spent = Units(ticket.spent + units)
+        ticket.unsent = Units(ticket.unsent + units)
+        purse.unsent = Units(purse.unsent + units)
         purse.held = Units(purse.held - units)
         purse.spent = Units(purse.spent + units)
         purse.used_at = now
@@ -220,6 +230,7 @@ class Meter:
             ticket.purse.held = Units(ticket.purse.held - ticket.held)
             ticket.held = Units(0)
             ticket.purse.tickets -= 1
+            ticket.sent()
         return ticket.spent
 
     # What the link needs -------------------------------------------------------------------------
@@ -229,13 +240,17 @@ class Meter:
         return self._purses.get(key_hash)
 
     def spent(self, key_hash: bytes) -> Units:
-        """The cumulative counter of the lease open for this key, 0 where there is none."""
+        """The cumulative counter of the lease open for this key, 0 where there is none.
+
+        M-7: without what is spent and has not left, so that a stop still finds it in what can be served.
+        """
         purse = self._purses.get(key_hash)
-        return Units(0) if purse is None else purse.spent
+        return Units(0) if purse is None else Units(purse.spent - purse.unsent)
 
     def usage(self) -> tuple[Usage, ...]:
-        """Cumulative counters of all leases not yet dropped."""
-        return tuple(Usage(p.lease, p.spent) for p in (*self._purses.values(), *self._ending))
+        """Cumulative counters of all leases not yet dropped, as `spent` counts; of ended ones all of it."""
+        live = [Usage(p.lease, Units(p.spent - p.unsent)) for p in self._purses.values()]
+        return (*live, *(Usage(p.lease, p.spent) for p in self._ending))
 
     def rate(self, key_hash: bytes, *, now: Instant) -> int:
         """Units per 1,000 seconds that this key has used of late."""

@@ -89,6 +89,7 @@ class Exchange:
         """Send a part of the body and remember it for the receipt."""
         if self.run is not None:
             self.run.sent += data
+            self.run.ticket.sent()
         await self._put({"type": "http.response.body", "body": data, "more_body": True})
 
     async def finish(self, data: bytes) -> None:

@@ -190,7 +190,7 @@ class Link:
             least=least,
             need=need,
             rate=self.meter.rate(key_hash, now=self.clock.monotonic()),
-            spent=Units(0) if purse is None else purse.spent,
+            spent=self.meter.spent(key_hash),
             lease="" if purse is None else purse.lease,
         )
 

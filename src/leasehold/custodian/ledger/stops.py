@@ -36,7 +36,7 @@ ORDER BY id
 """
 _MAY_SERVE: Final = """
 SELECT i.id FROM instances i JOIN grants g ON g.loan = i.loan
-WHERE g.consumer = ? AND i.state = 'live' ORDER BY i.id
+WHERE g.consumer = ? AND i.state IN ('live', 'stopping') ORDER BY i.id
 """
 _HOLDING: Final = """
 SELECT DISTINCT e.instance, i.state, i.seen + l.dead_man, i.certificate_expires
