@@ -28,6 +28,8 @@ lock:  ## resolve requirements/*.in again (needs uv)
 	  --custom-compile-command "make lock" requirements/enclave.in -o requirements/enclave.txt
 	uv pip compile -q --generate-hashes --python-version 3.11 --universal --no-emit-index-url \
 	  --custom-compile-command "make lock" requirements/bench.in -o requirements/bench.txt
+	uv pip compile -q --generate-hashes --python-version 3.11 --universal --no-emit-index-url --no-deps \
+	  --custom-compile-command "make lock" requirements/torch.in -o requirements/torch.txt
 
 check: $(STAMP)  ## style, types, import rules
 	$(BIN)/ruff check .
@@ -35,7 +37,14 @@ check: $(STAMP)  ## style, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test: $(STAMP) check  ## everything that CI checks
+# torch without a hash: its builds for processors and for GPUs have one version, and any of them will do.
+TORCH := torch==2.13.0
+$(VENV)/.torch: $(STAMP) requirements/torch.txt
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/torch.txt
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps $(TORCH)
+	@touch $@
+
+test: $(VENV)/.torch check  ## everything that CI checks
 	$(BIN)/pytest
 
 demo: $(STAMP)  ## lend two real models on this machine and take them back, step by step

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from models.llama_folder import folder_of
 from models.random_gguf import random_gguf
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -58,6 +59,21 @@ def make_gguf(folder: Path, size_bytes: int) -> Model:
     """A model that speaks nonsense, one byte a token."""
     path = random_gguf(folder / "model.gguf", size_bytes=size_bytes)
     return Model("llama", {"model.gguf": path.read_bytes()})
+
+
+def make_folder(place: Path, size_bytes: int, shards: int = 1, dtype: str = "F32") -> Model:
+    """The like, in safetensors."""
+    packed = round(size_bytes * 34 / 32 / (4 if dtype == "F32" else 2))
+    path = random_gguf(place / "model.gguf", size_bytes=packed)
+    files = folder_of(path, dtype, shards)
+    path.unlink()
+    return Model("transformers", files)
+
+
+@pytest.fixture(scope="session")
+def nonsense_folder(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """Two megabytes in three files."""
+    return make_folder(tmp_path_factory.mktemp("folder"), 2_000_000, shards=3)
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +166,7 @@ def encoder() -> Model:
 
 
 def engine_named(name: str) -> Engine:
-    """One of the three engines that pass the conformance tests."""
+    """One of the engines that pass the conformance tests."""
     if name == "llama":
         from leasehold.worker.llama import LlamaEngine
 
@@ -159,6 +175,10 @@ def engine_named(name: str) -> Engine:
         from leasehold.worker.onnx import OnnxEngine
 
         return OnnxEngine()
+    if name == "transformers":
+        from leasehold.worker.transformer import TransformersEngine
+
+        return TransformersEngine()
     from leasehold.testing.engine import FakeEngine
 
     return FakeEngine()

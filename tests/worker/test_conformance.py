@@ -23,6 +23,7 @@ from tests.worker.conftest import (
     encoder_graph,
     encoder_tokenizer,
     engine_named,
+    make_folder,
     make_gguf,
 )
 from tests.worker.test_graph import endless, external, proto, value
@@ -35,7 +36,7 @@ from leasehold.errors import BadModel, WorkerFailed
 MIB = 1 << 20
 TABLE = np.arange(1024, dtype=np.float32)
 SETTINGS = Settings(context_tokens=1024, slots=1, threads=2, seed=7)
-LIBRARIES = {"llama": "xllamacpp", "onnx": "onnxruntime"}
+LIBRARIES = {"llama": "xllamacpp", "onnx": "onnxruntime", "transformers": "libtorch"}
 BIG_MIB, SMALL_MIB = 64, 2
 
 
@@ -87,6 +88,10 @@ async def prefill(host: WorkerHost) -> None:
 
 def gguf(megabytes: int) -> Callable[[Path], Mapping[str, bytes]]:
     return lambda folder: make_gguf(folder, megabytes * MIB).files
+
+
+def folder(megabytes: float, shards: int = 2) -> Callable[[Path], Mapping[str, bytes]]:
+    return lambda place: make_folder(place, round(megabytes * MIB), shards).files
 
 
 # Encoders --------------------------------------------------------------------------------------------
@@ -180,6 +185,23 @@ SUBJECTS = {
             "endless keys": {"model.gguf": b"GGUF\x03\0\0\0" + b"\xff" * 64},
             "two models": {"a.gguf": GARBAGE, "b.gguf": GARBAGE},
             "another kind": {"model.onnx": encoder_graph(len(WORDS))},
+        },
+    ),
+    "transformers": Subject(
+        "transformers",
+        frozenset({Capability.CHAT, Capability.TEXT, Capability.PROBS}),
+        folder(2),
+        folder(160),
+        lambda place, size: folder(size)(place),
+        short=speak,
+        long={"decode": decode, "prefill": prefill},
+        hostile={
+            "garbage": {
+                "model.safetensors": GARBAGE,
+                "config.json": b"{}",
+                "tokenizer.json": b"{}",
+            },
+            "pickles": {"pytorch_model.bin": b"\x80\x04.", "config.json": b"{}"},
         },
     ),
     "onnx encoder": Subject(

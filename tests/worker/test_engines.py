@@ -39,6 +39,7 @@ CAN = {
     "fake": set(Capability) - {Capability.SCHEMA},
     "llama": {Capability.CHAT, Capability.TEXT, Capability.SCHEMA, Capability.PROBS},
     "onnx": {Capability.EMBED},
+    "transformers": {Capability.CHAT, Capability.TEXT, Capability.PROBS},
 }
 
 
@@ -72,10 +73,13 @@ class Subject:
 
 
 @pytest.fixture(scope="module")
-def subjects(nonsense: Model, encoder: Model) -> Iterator[dict[str, Subject]]:
+def subjects(
+    nonsense: Model, encoder: Model, nonsense_folder: Model
+) -> Iterator[dict[str, Subject]]:
     """Each engine, loaded once."""
     found, files = {}, []
-    for name, model in (("fake", Model("fake", {})), ("llama", nonsense), ("onnx", encoder)):
+    models = {"llama": nonsense, "onnx": encoder, "transformers": nonsense_folder}
+    for name, model in ({"fake": Model("fake", {})} | models).items():
         own = []
         for title, data in model.files.items():
             own.append(memory.create(title, len(data)))
@@ -171,9 +175,10 @@ def test_it_stops_before_the_first_token(writer: Subject) -> None:
     assert listener.calls == [("", 0)]
 
 
-def test_llama_asks_between_batches_of_a_long_prompt(subjects: dict[str, Subject]) -> None:
+@pytest.mark.parametrize("name", ["llama", "transformers"])
+def test_it_asks_between_batches_of_a_long_prompt(subjects: dict[str, Subject], name: str) -> None:
     whole, prompt = Listener(), Tokens((40,) * (CONTEXT - 6))
-    engine = subjects["llama"].engine
+    engine = subjects[name].engine
     engine.generate(Generate(1, prompt, 1, GREEDY), whole)
     assert [count for _, count in whole.calls].index(1) >= 3  # before, between, after two batches
 
@@ -244,12 +249,13 @@ def test_a_schema_that_is_none_is_the_callers_fault(
         subjects["llama"].engine.generate(ask, Listener())
 
 
+@pytest.mark.parametrize("name", ["llama", "transformers"])
 def test_token_ids_beyond_the_vocabulary_are_the_callers_fault(
-    subjects: dict[str, Subject],
+    subjects: dict[str, Subject], name: str
 ) -> None:
     ask = Generate(1, Tokens((1, 1 << 30)), 4, Sampling())
     with pytest.raises(BadRequest):
-        subjects["llama"].engine.generate(ask, Listener())
+        subjects[name].engine.generate(ask, Listener())
 
 
 def test_one_vector_for_each_text_whatever_its_neighbours(embedder: Subject) -> None:
@@ -313,7 +319,7 @@ def test_onnx_refuses_what_is_no_model(encoder: Model, in_memory: InMemory) -> N
             engine_named("onnx").load(files, SETTINGS)
 
 
-@pytest.mark.parametrize("name", ["llama", "onnx"])
+@pytest.mark.parametrize("name", ["llama", "onnx", "transformers"])
 def test_a_folder_of_other_files_is_no_model(in_memory: InMemory, name: str) -> None:
     with pytest.raises(BadModel):
         engine_named(name).load([in_memory("readme.txt", b"hello")], SETTINGS)

@@ -103,7 +103,11 @@ def serve(folder: Path) -> None:
 @command.command()
 @folder_option
 @click.option("--loan", required=True, help="The loan that the enclave is to serve.")
-@click.option("--engine", required=True, type=click.Choice(["llama", "onnx"]))
+@click.option(
+    "--engine",
+    required=True,
+    help="The one that the enclave may load: llama, onnx, transformers...",
+)
 @click.option(
     "--attester", required=True, help="The platform driver: `simulated`, or a hardware one's name."
 )

@@ -33,7 +33,7 @@ _ENCRYPTED: Final = b"ENCRYPTED"
 @click.argument("model", type=click.Path(path_type=Path))
 @folder_option
 @click.option("--name", required=True, help="What the model is called from now on.")
-@click.option("--engine", required=True, help="Which engine loads it: llama or onnx.")
+@click.option("--engine", required=True, help="Which engine loads it: llama, onnx, transformers...")
 @click.option(
     "--licence", default="unspecified", show_default=True, help="Its licence, SPDX or a URL."
 )

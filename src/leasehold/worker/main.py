@@ -43,14 +43,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def find_engine(name: str) -> Engine:
-    """Import the engine of that name, and no other. Raises WorkerFailed."""
-    for found in entry_points(group=ENTRY_POINTS, name=name):
-        try:
-            make: Callable[[], Engine] = found.load()
-        except (ImportError, AttributeError) as cause:
-            raise WorkerFailed(about=f"engine {name}", got=cause) from cause
-        return make()
-    raise WorkerFailed(about="engine", got=name, expected="an installed entry point")
+    """W-20: import the engine of that name, and no other. Raises WorkerFailed."""
+    declared = {found.value: found for found in entry_points(group=ENTRY_POINTS, name=name)}
+    if len(declared) != 1:
+        got = f"{name}, declared {len(declared)} times"
+        raise WorkerFailed(about="engine", got=got, expected="one installed entry point")
+    (found,) = declared.values()
+    try:
+        make: Callable[[], Engine] = found.load()
+    except (ImportError, AttributeError) as cause:
+        raise WorkerFailed(about=f"engine {name}", got=cause) from cause
+    return make()
 
 
 def serve(descriptor: int, find: FindEngine = find_engine) -> int:
