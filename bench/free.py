@@ -10,4 +10,4 @@ from leasehold.worker.main import serve
 
 def main() -> None:
     """Serve the socket that `--fd` names."""
-    sys.exit(serve(int(sys.argv[2]), lambda _name: FakeEngine()))
+    sys.exit(serve(int(sys.argv[2]), FakeEngine))

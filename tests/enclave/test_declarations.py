@@ -20,6 +20,9 @@ class Host:
         self.says = list(says)
         self.killed = 0
 
+    async def prepare(self, _engine: str) -> None:
+        """Nothing waits here."""
+
     async def load(self, *_: object) -> Loaded:
         return self.says.pop(0)
 

@@ -41,6 +41,9 @@ class Host:
     settings: list[frames.Settings] = field(default_factory=list)
     kills: int = 0
 
+    async def prepare(self, _engine: str) -> None:
+        """Nothing waits here."""
+
     async def load(
         self, _engine: str, files: Sequence[frames.MemoryFile], settings: frames.Settings
     ) -> frames.Loaded:

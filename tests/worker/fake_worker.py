@@ -6,4 +6,4 @@ from leasehold.testing.engine import FakeEngine
 from leasehold.worker.main import serve
 
 if __name__ == "__main__":
-    sys.exit(serve(int(sys.argv[2]), lambda _name: FakeEngine()))
+    sys.exit(serve(int(sys.argv[2]), FakeEngine))

@@ -35,7 +35,7 @@ from leasehold.core.frames import (
 from leasehold.errors import BadMessage, codes
 
 TO_WORKER = [
-    Load("llama", (frames.FileInfo("m.gguf", 12),), frames.Settings()),
+    Load((frames.FileInfo("m.gguf", 12),), frames.Settings()),
     Count(1, Texts(("a", "b"))),
     Generate(2, Chat((Message(Role.USER, "hé"),)), 5, Sampling(stop=("x",), seed=3)),
     Generate(3, Tokens((1, 2)), 1, Sampling()),

@@ -110,6 +110,43 @@ def tcp_listeners(process: int | None) -> tuple[set[str], set[str]]:
 # Honest workers ----------------------------------------------------------------------------------
 
 
+async def test_w5_what_waits_for_its_model_is_what_loads_it(
+    make_host: MakeHost, in_memory: InMemory
+) -> None:
+    host = make_host(*FAKE)
+    await host.prepare("fake")
+    waiting = host.process_id
+    await host.prepare("fake")
+    assert host.process_id == waiting
+    with pytest.raises(NoModelYet):
+        await host.count(Text("x"))
+    await host.load("fake", [in_memory("model", b"x")], SMALL)
+    assert host.process_id == waiting
+    await host.prepare("fake")  # what has loaded is done with
+    assert is_gone(waiting)
+    await host.prepare("other")
+    assert await host.load("fake", [in_memory("model", b"x")], SMALL)
+
+
+async def test_w5_what_waits_for_its_model_is_killed_as_any(make_host: MakeHost) -> None:
+    host = make_host(*FAKE)
+    await host.prepare("fake")
+    waiting = host.process_id
+    await host.kill()
+    assert is_gone(waiting)
+    assert host.process_id is None
+
+
+async def test_w5_an_engine_that_ended_before_its_model_came_is_a_failure(
+    make_host: MakeHost, in_memory: InMemory
+) -> None:
+    host = make_host(sys.executable, "-c", "")
+    await host.prepare("fake")
+    with pytest.raises(WorkerFailed):
+        await within(20, host.load("fake", [in_memory("model", b"x")], SMALL))
+    assert host.process_id is None
+
+
 async def test_a_language_model_in_its_sandbox(
     make_host: MakeHost, tiny: Model, in_memory: InMemory
 ) -> None:

@@ -192,9 +192,8 @@ class MemoryFile:
 
 
 class Load(Record, tag=10, frozen=True):
-    """Load these files with this engine. The first frame, and the only one with descriptors."""
+    """Load these files. The first frame, and the only one with descriptors."""
 
-    engine: Name
     files: Annotated[tuple[FileInfo, ...], Meta(min_length=1, max_length=FILES_MAX)]
     settings: Settings
 

@@ -45,6 +45,9 @@ class InferenceHost(Protocol):
     def loaded(self) -> frames.Loaded:
         """What is loaded. Raises NoModelYet."""
 
+    async def prepare(self, engine: str) -> None:
+        """End what runs and start this engine afresh, which waits for its model. Raises WorkerFailed."""
+
     async def load(
         self, engine: str, files: Sequence[frames.MemoryFile], settings: Settings = DEFAULT_SETTINGS
     ) -> frames.Loaded:
@@ -128,6 +131,7 @@ class WorkerHost:
         self._on_exit, self._command = on_exit, command
         self._silence_seconds, self._cancel_seconds = silence_seconds, cancel_seconds
         self._process: asyncio.subprocess.Process | None = None
+        self._prepared: tuple[str, socket.socket] | None = None
         self._wire: _Wire | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._loading: asyncio.Future[frames.Loaded | frames.LoadFailed] | None = None
@@ -153,15 +157,39 @@ class WorkerHost:
         """Requests that the worker has not ended yet, cancelled ones included."""
         return len(self._open)
 
+    async def prepare(self, engine: str) -> None:
+        """W-5: a fresh child, which imports the engine while its model is on the way. Raises WorkerFailed."""
+        if self._prepared is not None and self._prepared[0] == engine:
+            return
+        await self.kill()
+        ours, theirs = socket.socketpair()
+        self._prepared = engine, ours
+        try:
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    *("--fd", str(theirs.fileno()), "--engine", engine),
+                    pass_fds=(theirs.fileno(),),
+                    env=ENVIRONMENT,
+                    cwd="/",
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,  # engines log prompts, and logs belong to the host
+                    process_group=0,
+                )
+        except OSError as cause:
+            await self.kill()
+            raise WorkerFailed(about="start", got=cause) from cause
+
     async def load(
         self, engine: str, files: Sequence[frames.MemoryFile], settings: Settings = DEFAULT_SETTINGS
     ) -> frames.Loaded:
         """W-5: a fresh child gets the files by SCM_RIGHTS. Raises BadModel, WorkerFailed."""
-        await self.kill()
-        order = frames.Load(engine, tuple(frames.FileInfo(f.name, f.size) for f in files), settings)
+        order = frames.Load(tuple(frames.FileInfo(f.name, f.size) for f in files), settings)
         data = _checked(order)
+        await self.prepare(engine)
         try:
-            await self._start(data, [file.fd for file in files])
+            await self._order(data, [file.fd for file in files])
             answer = await self._ready()
             if isinstance(answer, frames.LoadFailed):
                 raise _REFUSALS[answer.fault](about=engine)
@@ -224,25 +252,12 @@ class WorkerHost:
             await process.wait()
             self._process = None
 
-    async def _start(self, order: bytes, descriptors: Sequence[int]) -> None:
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                self._process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    *("--fd", str(theirs.fileno())),
-                    pass_fds=(theirs.fileno(),),
-                    env=ENVIRONMENT,
-                    cwd="/",
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,  # engines log prompts, and logs belong to the host
-                    process_group=0,
-                )
-            socket.send_fds(ours, [order], descriptors)
-        except OSError:
-            ours.close()
-            raise
+    async def _order(self, order: bytes, descriptors: Sequence[int]) -> None:
+        if self._prepared is None:  # killed meanwhile
+            raise WorkerFailed(about="worker", got="killed")
+        ours = self._prepared[1]
+        socket.send_fds(ours, [order], descriptors)
+        self._prepared = None
         self._wire = wire = _Wire(self._take, self._end)
         loop = asyncio.get_running_loop()
         self._loading = loop.create_future()
@@ -346,6 +361,9 @@ class WorkerHost:
 
     def _detach(self, failure: WorkerFailed) -> None:
         self._wire = self._loaded = None
+        if self._prepared is not None:
+            self._prepared[1].close()
+            self._prepared = None
         if self._listening is not None:
             self._listening.cancel()
         if self._transport is not None:

@@ -77,7 +77,8 @@ class SealedLoader:
 
     async def load(self, lent: Lent) -> int:
         """See `boot.ModelLoader`."""
-        await self.wipe()
+        await self.host.prepare(self.settings.engine)
+        self._sink.shred()
         self._sink, self._told = (sink := MemorySink()), 0
         sources = self._sources(lent.terms.model.digest)
         try:

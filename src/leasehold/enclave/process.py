@@ -23,7 +23,7 @@ from leasehold.enclave.loader import SealedLoader
 from leasehold.enclave.log import JsonLog
 from leasehold.enclave.prover import InstanceKeys
 from leasehold.enclave.serve import Application
-from leasehold.enclave.settings import parse_settings
+from leasehold.enclave.settings import Settings, parse_settings
 from leasehold.enclave.wire import HttpsWire
 from leasehold.errors import FileTrouble, NoModelYet, WorkerFailed
 from leasehold.net.certificates import enclave_certificate
@@ -58,6 +58,27 @@ async def run_instance(hints: Hints) -> None:
     """Run until SIGTERM. Raises FileTrouble, BadSetting, PortInUse, and the custodian's refusal."""
     _no_core_dumps()
     settings = parse_settings(_read(hints.configuration))
+    enclave: Enclave
+
+    def worker_died(failure: WorkerFailed) -> None:
+        enclave.machine.log.event("worker_died", code=failure.code)
+        enclave.engine_lost()
+
+    host = WorkerHost(on_exit=worker_died)
+    try:
+        await host.prepare(settings.engine)  # beside all that comes before the model
+        enclave = _enclave(hints, settings, host)
+        context = enclave_server_context(enclave.keys.certificate, enclave.keys.tls)
+        where = (hints.listen_host, hints.listen_port)
+        async with serving(Application(enclave), context, *where) as address:
+            name = f"{address.host}:{address.port}"
+            enclave.machine.log.event("listening", address=name, instance=enclave.instance)
+            await _until_told(enclave)
+    finally:
+        await host.kill()
+
+
+def _enclave(hints: Hints, settings: Settings, host: WorkerHost) -> Enclave:
     attester = open_attester(settings.attester, hints.platform)
     devices = open_devices(settings.devices)
     clock, entropy = SystemClock(), os.urandom
@@ -66,24 +87,11 @@ async def run_instance(hints: Hints) -> None:
     if _has_swap():
         log.event("swap_on")
     keys = InstanceKeys(tls, enclave_certificate(tls, entropy=entropy), SigningKey.make(entropy))
-    enclave: Enclave
-
-    def worker_died(failure: WorkerFailed) -> None:
-        log.event("worker_died", code=failure.code)
-        enclave.engine_lost()
-
-    host = WorkerHost(on_exit=worker_died)
     wire = HttpsWire(hints.custodian_host, hints.custodian_port, settings, tls)
     machine = Machine(attester, wire, host, clock, entropy, log, _in_thread, devices)
     origin = f"https://{hints.custodian_host}:{hints.custodian_port}"
     loader = SealedLoader(host, settings, log, entropy, origin=origin, mirrors=hints.mirrors)
-    enclave = Enclave(settings, machine, keys, loader)
-    context = enclave_server_context(keys.certificate, tls)
-    async with serving(
-        Application(enclave), context, hints.listen_host, hints.listen_port
-    ) as address:
-        log.event("listening", address=f"{address.host}:{address.port}", instance=enclave.instance)
-        await _until_told(enclave)
+    return Enclave(settings, machine, keys, loader)
 
 
 async def _until_told(enclave: Enclave) -> None:

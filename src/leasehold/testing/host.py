@@ -51,6 +51,10 @@ class InProcessHost:
             raise NoModelYet
         return self._loaded
 
+    async def prepare(self, engine: str) -> None:  # noqa: ARG002  (the test chose one)
+        """End the engine that runs."""
+        await self.kill()
+
     async def load(
         self,
         engine: str,  # noqa: ARG002  (the test chose one)

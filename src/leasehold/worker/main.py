@@ -30,16 +30,15 @@ COUNTING_THREADS: Final = 2  # admission must not wait behind generations
 EXIT_STATUS_BUG: Final = 70  # EX_SOFTWARE of sysexits.h
 
 Work = frames.Count | frames.Generate | frames.Embed | frames.Infer
-FindEngine = Callable[[str], Engine]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Serve the socket that `--fd` names until the governor closes it. Gives the exit status."""
     match arguments:
-        case ["--fd", number] if number.isdecimal():
-            return serve(int(number))
+        case ["--fd", number, "--engine", name] if number.isdecimal():
+            return serve(int(number), partial(find_engine, name))
         case _:
-            raise SystemExit("usage: python -I -m leasehold.worker --fd N")
+            raise SystemExit("usage: python -I -m leasehold.worker --fd N --engine NAME")
 
 
 def find_engine(name: str) -> Engine:
@@ -56,14 +55,14 @@ def find_engine(name: str) -> Engine:
     return make()
 
 
-def serve(descriptor: int, find: FindEngine = find_engine) -> int:
-    """Load what the first frame names, then answer requests. Gives the exit status."""
+def serve(descriptor: int, find: Callable[[], Engine]) -> int:
+    """Load what the first frame brings, then answer requests. Gives the exit status."""
     wire = socket.socket(fileno=descriptor)
     deframer = frames.Deframer(frames.TO_WORKER)
-    order, files = _receive_order(wire, deframer)
     try:
         report = sandbox.isolate()  # before imports: libraries start threads
-        engine = find(order.engine)
+        engine = find()  # while the model is on its way
+        order, files = _receive_order(wire, deframer)
         report += sandbox.confine()  # after imports: no file can be opened from here on
         loaded = engine.load(files, order.settings)
     except LeaseholdError as refusal:
