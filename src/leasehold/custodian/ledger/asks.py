@@ -97,6 +97,19 @@ def _problem_with(ask: LeaseAsk) -> BadMessage | None:
     return None
 
 
+class _Grant(msgspec.Struct, frozen=True):
+    """What the log says of a grant; see `audit.append` for the order."""
+
+    consumer: str
+    instance: str
+    key: str
+    lease: str
+    loan: str
+    sequence: int
+    settled: Units
+    units: Units
+
+
 @dataclass(slots=True)
 class _Turn:
     """One ask of a sitting."""
@@ -180,16 +193,16 @@ class _Turn:
             ttl = min(ttl, Duration(self.stopped - self.now))  # L-14
         held = self._hold(pair, holder, held, decision, after(self.now, ttl))
         lease = held.id
-        detail = {
-            "instance": self.asker.id,
-            "loan": self.asker.loan,
-            "consumer": holder.consumer,
-            "key": holder.key,
-            "lease": lease,
-            "sequence": self.ask.sequence,
-            "settled": settled,
-            "units": decision,
-        }
+        detail = _Grant(
+            consumer=holder.consumer,
+            instance=self.asker.id,
+            key=holder.key,
+            lease=lease,
+            loan=self.asker.loan,
+            sequence=self.ask.sequence,
+            settled=settled,
+            units=decision,
+        )
         actor = f"instance:{self.asker.id}"
         audit.append(self.tx, now=self.now, actor=actor, kind="lease.grant", detail=detail)
         return LeaseGranted(

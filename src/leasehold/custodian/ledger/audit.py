@@ -30,7 +30,17 @@ Frontier = tuple[tuple[int, bytes], ...]
 
 _HASH_BYTES: Final = 32
 _PAGE: Final = 1000  # leaves read at a time when all of them are
-_SORTED: Final = msgspec.json.Encoder(order="sorted")
+_SORTED: Final = msgspec.json.Encoder(order="deterministic")  # keys of maps; fields as they stand
+
+
+class _Leaf(msgspec.Struct, frozen=True):
+    """A-2: an entry as it is hashed, its fields in the order of their names."""
+
+    actor: str
+    at: Instant
+    detail: Detail | msgspec.Struct
+    index: int
+    kind: str
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,13 +53,14 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     detail: dict[str, object]
 
 
-def append(tx: Tx, *, now: Instant, actor: str, kind: str, detail: Detail) -> int:
-    """A-1, A-2: add an entry and return its index, counted from 0. `detail` holds JSON values, no floats."""
+def append(tx: Tx, *, now: Instant, actor: str, kind: str, detail: Detail | msgspec.Struct) -> int:
+    """A-1, A-2: add an entry and return its index, counted from 0.
+
+    `detail` holds JSON values, no floats; a struct's fields stand in the order of their names.
+    """
     page: list[bytes] | None = tx.memo.get("page")
     index = _frontier(tx)[0] + len(page or ())
-    leaf = _SORTED.encode(
-        {"index": index, "at": now, "actor": actor, "kind": kind, "detail": detail}
-    )
+    leaf = _SORTED.encode(_Leaf(actor, now, detail, index, kind))
     if page is None:
         _write(tx, [leaf])
     else:

@@ -116,16 +116,21 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class Node:
-    """An account: as it was read, and as it is by now."""
+    """An account: as it was read, and as it is by now; `available` is the account's, counted once."""
 
-    __slots__ = ("account", "number", "was")
+    __slots__ = ("account", "available", "number", "was")
 
     def __init__(self, number: int, account: Account) -> None:
         self.number, self.was, self.account = number, account, account
+        self.available = account.available
+
+    def become(self, account: Account) -> None:
+        """The account has moved units."""
+        self.account, self.available = account, account.available
 
 
 class Path:
-    """The accounts that a holder's leases debit, from the loan's down; other paths share them."""
+    """The accounts that leases of some holders debit, from the loan's down; other paths share them."""
 
     __slots__ = ("nodes",)
 
@@ -135,7 +140,7 @@ class Path:
     @property
     def available(self) -> Units:
         """What may be leased on the whole path."""
-        return min([node.account.available for node in self.nodes])
+        return min([node.available for node in self.nodes])
 
     @property
     def loan(self) -> Account:
@@ -150,12 +155,12 @@ class Path:
     def lease(self, units: Units) -> None:
         """Move units from available to outstanding at every node. Raises BudgetExhausted."""
         for node in self.nodes:
-            node.account = node.account.lease(units)
+            node.become(node.account.lease(units))
 
     def settle(self, units: Units) -> None:
         """Move units from outstanding to settled at every node. Raises Conflict."""
         for node in self.nodes:
-            node.account = node.account.settle(units)
+            node.become(node.account.settle(units))
 
 
 class Sitting:
@@ -184,13 +189,13 @@ class Sitting:
     def _read(self, known: Sequence[tuple[str, bytes, int]]) -> None:
         execute, loan_of = self._tx.execute, {one.id: one.loan for one in self.askers.values()}
         pairs = {(instance, loan_of[instance], key_hash) for instance, key_hash, _ in known}
-        paths: dict[Pair, list[int]] = {}
+        paths: dict[Pair, tuple[int, ...]] = {}
         for row in execute(*many(_HOLDERS, list(pairs))):
             pair = row[0], row[1]
             self.holders[pair] = Holder(*row[2:5])
-            nodes = (self.askers[row[0]].account, row[5], row[6])
             if row[5] is not None:
-                paths[pair] = [number for number in nodes if number is not None]
+                nodes = self.askers[row[0]].account, row[5], row[6]
+                paths[pair] = nodes if row[6] is not None else nodes[:2]
             if row[7] is not None:
                 self.leases[pair] = Held(*row[7:])
         asked = [(instance, sequence) for instance, _, sequence in known]
@@ -205,8 +210,8 @@ class Sitting:
         numbers = {number for path in paths.values() for number in path}
         for number, account in (accounts.load(self._tx, list(numbers)) if numbers else {}).items():
             self._nodes[number] = Node(number, account)
-        for pair, path in paths.items():
-            self.paths[pair] = Path([self._nodes[number] for number in path])
+        shared = {path: Path([self._nodes[one] for one in path]) for path in set(paths.values())}
+        self.paths = {pair: shared[path] for pair, path in paths.items()}
 
     def stopped(self, asker: Asker, holder: Holder | None, now: Instant) -> Instant | None:
         """When a stop of any of these ends service (L-14): 0 where one is in force or due, None without one."""
