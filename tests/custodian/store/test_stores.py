@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -11,8 +13,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from tools.postgres import Server
 
-from leasehold.custodian.store import connection
+from leasehold.custodian.store import connection, pgconnection
 from leasehold.custodian.store.inline import InlineStore
 from leasehold.custodian.store.port import Store, Tx, many
 from leasehold.custodian.store.postgres import PostgresStore
@@ -249,3 +252,45 @@ def test_numbers_of_migrations_may_have_gaps(monkeypatch: pytest.MonkeyPatch) ->
         assert migrate(1, 2, 3, 7, 9) == [1, 3, 7, 9]
         with pytest.raises(StoreFailed):
             migrate(1, 3, 7)
+
+
+class Door:
+    """A TCP port of this machine that leads to a server's Unix socket, for one connection."""
+
+    def __init__(self, behind: str) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self._behind = behind
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with self._socket, socket.socket(socket.AF_UNIX) as inside:
+            outside, _ = self._socket.accept()
+            inside.connect(self._behind)
+            back = threading.Thread(target=self._pump, args=(inside, outside), daemon=True)
+            back.start()
+            self._pump(outside, inside)
+            inside.shutdown(socket.SHUT_WR)
+            back.join()
+            outside.close()
+
+    @staticmethod
+    def _pump(source: socket.socket, sink: socket.socket) -> None:
+        while data := source.recv(1 << 16):
+            sink.sendall(data)
+
+
+@pytest.mark.parametrize(("said", "idle"), [("", 5), ("&keepalives_idle=60", 60)])
+def test_a_server_that_vanishes_is_missed_by_who_only_listens(
+    postgres: Server, said: str, idle: int
+) -> None:
+    """L-11: the kernel asks whether it is still there; a URL may say how often."""
+    door = Door(f"{postgres.folder}/.s.PGSQL.5432")
+    url = f"postgresql://postgres@127.0.0.1:{door.port}/postgres?sslmode=disable{said}"
+    with (
+        closing(pgconnection.connect(url)) as connected,
+        socket.socket(fileno=os.dup(connected.fileno())) as seen,
+    ):
+        assert seen.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert seen.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == idle
+        assert seen.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000

@@ -28,6 +28,13 @@ CHANNEL: Final = "leasehold"
 LOCK: Final = 0x1EA5E401D  # the advisory lock of whoever writes
 CONNECT_SECONDS_MAX: Final = 5
 STATEMENT: Final = Duration(20 * SECOND)
+# Over TCP, a server that vanishes without a word is missed in as long: a listener only waits.
+_ALIVE: Final = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": STATEMENT,
+}
 # What must hold for a commit to be on disk when it returns; the first can be set for a session.
 _DURABLE: Final = ("synchronous_commit", "fsync", "full_page_writes")
 _CONSTRAINT: Final = "23"  # class: integrity constraint violation
@@ -78,10 +85,19 @@ def translate(sql: str) -> bytes:
 
 
 def connect(url: str) -> Connection:
-    """Open a connection on which a commit is on disk when it returns. Raises StoreFailed, BadSetting."""
+    """Open a connection on which a commit is on disk when it returns. Raises StoreFailed, BadSetting.
+
+    What the URL says of its own life over TCP counts before what is said here (L-11).
+    """
     try:
+        said = conninfo_to_dict(url)
+        mine = {name: value for name, value in _ALIVE.items() if name not in said}
         connection = psycopg.connect(
-            url, autocommit=True, connect_timeout=CONNECT_SECONDS_MAX, prepare_threshold=0
+            url,
+            autocommit=True,
+            connect_timeout=CONNECT_SECONDS_MAX,
+            prepare_threshold=0,
+            **cast("Any", mine),
         )
     except psycopg.ProgrammingError as cause:
         raise BadSetting(about="store", expected="postgresql://USER@HOST:PORT/DATABASE") from cause
