@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LITELLM := .venv-litellm
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
@@ -28,6 +29,8 @@ lock:  ## resolve requirements/*.in again (needs uv)
 	  --custom-compile-command "make lock" requirements/enclave.in -o requirements/enclave.txt
 	uv pip compile -q --generate-hashes --python-version 3.11 --universal --no-emit-index-url \
 	  --custom-compile-command "make lock" requirements/bench.in -o requirements/bench.txt
+	uv pip compile -q --generate-hashes --python-version 3.11 --universal --no-emit-index-url \
+	  --custom-compile-command "make lock" requirements/litellm.in -o requirements/litellm.txt
 	uv pip compile -q --generate-hashes --python-version 3.11 --universal --no-emit-index-url --no-deps \
 	  --custom-compile-command "make lock" requirements/torch.in -o requirements/torch.txt
 
@@ -81,13 +84,18 @@ $(VENV)/.plot: $(STAMP) requirements/bench.txt
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/bench.txt
 	@touch $@
 
-bench: $(STAMP)  ## measure beside a peer or floor in the same run: make bench [BENCH=name]
+$(LITELLM)/.ready: requirements/litellm.txt
+	$(PYTHON) -m venv $(LITELLM)
+	$(LITELLM)/bin/pip install -q --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
+
+bench: $(STAMP) $(if $(filter gate litellm,$(or $(BENCH),gate)),$(LITELLM)/.ready)  ## measure beside a peer or floor in the same run: make bench [BENCH=name]
 	$(BIN)/python -m bench $(BENCH)
 
 plot: $(VENV)/.plot  ## draw the last make bench: docs/bench.svg, docs/bench.png
 	$(BIN)/python -m bench.plot
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) demo-run .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(LITELLM) demo-run .mypy_cache .ruff_cache .pytest_cache
 
 .PHONY: help setup lock check test demo tcb evidence fuzz simulate simulate-planted crash model docs bench plot clean

@@ -7,8 +7,22 @@ from importlib import import_module
 
 from bench.harness import Row, report
 
-BENCHES = ("gate", "start", "engines", "worker", "verify", "refusals", "ledger", "stop", "crowd")
-WITH = {"ledger": ("stop", "crowd")}  # what a bench shows besides its own rows
+BENCHES = (
+    "gate",
+    "litellm",
+    "start",
+    "engines",
+    "worker",
+    "verify",
+    "refusals",
+    "ledger",
+    "stop",
+    "crowd",
+)
+WITH = {
+    "gate": ("litellm",),
+    "ledger": ("stop", "crowd"),
+}  # what a bench shows besides its own rows
 
 
 def main() -> int:

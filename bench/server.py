@@ -1,7 +1,7 @@
-"""A server process to measure: `python -m bench.server gate|bare` prints its port and key, then serves.
+"""A server to measure: `python -m bench.server gate|bare|upstream` prints its port and key, then serves.
 
 `gate` is the enclave's whole application with real TLS in front of an engine that costs nothing; `bare`
-is a raw ASGI application behind the same server that sends the same bytes.
+is a raw ASGI application behind the same server that sends the same bytes; `upstream` is that without TLS.
 """
 
 from __future__ import annotations
@@ -30,11 +30,26 @@ from leasehold.testing.time import START
 from leasehold.testing.world import World
 
 ROOT: Final = Path(__file__).parent.parent
-ANSWER = json.dumps({"choices": [{"message": {"content": "x" * 350}}]}).encode()
-EVENT = (
+_COMMON: Final = {"id": "chatcmpl-" + "x" * 60, "created": 1_800_000_000, "model": "echo"}
+_USAGE: Final = {"prompt_tokens": 20, "completion_tokens": 20, "total_tokens": 40}
+_MESSAGE: Final = {"role": "assistant", "content": "x" * 67}
+
+
+def _answer(kind: str, **choice: Any) -> dict[str, Any]:
+    return _COMMON | {"object": kind, "choices": [{"index": 0} | choice]}
+
+
+ANSWER = json.dumps(
+    _answer("chat.completion", message=_MESSAGE, finish_reason="stop") | {"usage": _USAGE}
+).encode()
+# In turn: LiteLLM takes a hundred equal chunks for an engine that has lost its way.
+PIECES: Final = tuple(
     b"data: "
-    + json.dumps({"choices": [{"delta": {"content": " word"}}], "id": "x" * 180}).encode()
+    + json.dumps(
+        _answer("chat.completion.chunk", delta={"content": word}, finish_reason=None)
+    ).encode()
     + b"\n\n"
+    for word in (" word", " text")
 )
 EVENTS = 500
 
@@ -79,7 +94,8 @@ async def bare(_scope: Any, receive: Any, send: Any) -> None:
         body += event.get("body", b"")
         if not event.get("more_body"):
             break
-    kind = b"text/event-stream" if b'"stream": true' in body else b"application/json"
+    streams = b'"stream":true' in body.replace(b" ", b"")
+    kind = b"text/event-stream" if streams else b"application/json"
     start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]}
     if kind == b"application/json":
         start["headers"].append((b"content-length", str(len(ANSWER)).encode()))  # type: ignore[attr-defined]
@@ -87,14 +103,14 @@ async def bare(_scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.body", "body": ANSWER})
         return
     await send(start)
-    for _ in range(EVENTS):
-        await send({"type": "http.response.body", "body": EVENT, "more_body": True})
+    for number in range(EVENTS):
+        await send({"type": "http.response.body", "body": PIECES[number % 2], "more_body": True})
     await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
 
 async def main() -> None:
     """Serve until killed."""
-    if sys.argv[1] == "bare":
+    if sys.argv[1] in ("bare", "upstream"):
         key, application, api_key = TlsKey.make(os.urandom), bare, ""
         certificate = enclave_certificate(key, entropy=os.urandom)
     else:
@@ -114,7 +130,7 @@ async def main() -> None:
         consumer = await world.consumer("bench", 1 << 40)
         key, certificate = box.enclave.keys.tls, box.enclave.keys.certificate
         application, api_key = box.application, consumer.key  # type: ignore[assignment]
-    context = enclave_server_context(certificate, key)
+    context = None if sys.argv[1] == "upstream" else enclave_server_context(certificate, key)
     async with serving(application, context, "127.0.0.1", 0) as address:
         print(
             json.dumps({"port": address.port, "key": api_key, "certificate": certificate}),
