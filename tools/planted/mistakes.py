@@ -401,8 +401,8 @@ _ALL: Final = (
     Mistake(
         "grant-misreported",
         _ASKS,
-        '"settled": settled,\n            "units": decision,',
-        '"settled": 0,\n            "units": decision,',
+        "settled=settled,\n            units=decision,",
+        "settled=Units(0),\n            units=decision,",
     ),
     # The meter -----------------------------------------------------------------------------------
     Mistake(
