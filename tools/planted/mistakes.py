@@ -54,8 +54,8 @@ _ALL: Final = (
     Mistake(
         "key-cap-ignored",
         _SITTING,
-        "nodes = (self.askers[row[0]].account, row[5], row[6])",
-        "nodes = (self.askers[row[0]].account, row[5])",
+        "paths[pair] = nodes if row[6] is not None else nodes[:2]",
+        "paths[pair] = nodes[:2]",
     ),
     Mistake(
         "outstanding-unbounded",
