@@ -22,6 +22,7 @@ setup: $(STAMP)  ## make .venv from the lock of hashed requirements
 lock:  ## resolve requirements/*.in again (needs uv)
 	uv pip compile -q --generate-hashes --python-version 3.11 --universal --no-emit-index-url \
 	  --no-emit-package huggingface-hub --no-emit-package hf-xet --no-emit-package fsspec --no-emit-package filelock \
+	  --no-emit-package openvino-telemetry \
 	  --custom-compile-command "make lock" requirements/dev.in -o requirements/dev.txt
 	uv pip compile -q --generate-hashes --python-version 3.11 --universal --no-emit-index-url --no-deps \
 	  --custom-compile-command "make lock" requirements/models.in -o requirements/models.txt

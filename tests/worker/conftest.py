@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from leasehold.core.frames import MemoryFile, Settings
 from leasehold.enclave import memory
 from leasehold.worker.engine import Engine
+from models import llama_ir
 
 ROOT = Path(__file__).parents[2]
 DIMS = 8
@@ -80,6 +81,18 @@ def nonsense_folder(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def nonsense(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """Two megabytes: a token takes well under a millisecond."""
     return make_gguf(tmp_path_factory.mktemp("nonsense"), 2_000_000)
+
+
+def make_ir(folder: Path, source: Path) -> Model:
+    """The Llama of a GGUF file in OpenVINO's format."""
+    made = llama_ir.write(source, folder / "ir")
+    return Model("openvino", {path.name: path.read_bytes() for path in made.iterdir()})
+
+
+@pytest.fixture(scope="session")
+def tiny_ir(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The model of the repository for OpenVINO."""
+    return make_ir(tmp_path_factory.mktemp("ir"), ROOT / "models/tiny/tiny.gguf")
 
 
 # In the manner of Hermes and Qwen: it describes functions, and shows calls and what they answered.
@@ -179,6 +192,10 @@ def engine_named(name: str) -> Engine:
         from leasehold.worker.transformer import TransformersEngine
 
         return TransformersEngine()
+    if name == "openvino":
+        from leasehold.worker.openvino import OpenVinoEngine
+
+        return OpenVinoEngine()
     from leasehold.testing.engine import FakeEngine
 
     return FakeEngine()

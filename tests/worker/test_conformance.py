@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models.random_gguf import random_gguf
 from onnx import TensorProto, helper, numpy_helper
 from tests.worker.conftest import (
     CONTEXT,
+    ROOT,
     WORDS,
     InMemory,
     encoder_graph,
@@ -25,6 +27,7 @@ from tests.worker.conftest import (
     engine_named,
     make_folder,
     make_gguf,
+    make_ir,
 )
 from tests.worker.test_graph import endless, external, proto, value
 
@@ -36,7 +39,9 @@ from leasehold.errors import BadModel, WorkerFailed
 MIB = 1 << 20
 TABLE = np.arange(1024, dtype=np.float32)
 SETTINGS = Settings(context_tokens=1024, slots=1, threads=2, seed=7)
-LIBRARIES = {"llama": "xllamacpp", "onnx": "onnxruntime", "transformers": "libtorch"}
+LIBRARIES = {"llama": "xllamacpp", "onnx": "onnxruntime", "transformers": "libtorch"} | {
+    "openvino": "libopenvino",
+}
 BIG_MIB, SMALL_MIB = 64, 2
 
 
@@ -92,6 +97,24 @@ def gguf(megabytes: int) -> Callable[[Path], Mapping[str, bytes]]:
 
 def folder(megabytes: float, shards: int = 2) -> Callable[[Path], Mapping[str, bytes]]:
     return lambda place: make_folder(place, round(megabytes * MIB), shards).files
+
+
+def in_openvino(megabytes: int) -> Callable[[Path], Mapping[str, bytes]]:
+    """The same weights in another format."""
+
+    def make(folder: Path) -> Mapping[str, bytes]:
+        return make_ir(folder, random_gguf(folder / "model.gguf", size_bytes=megabytes * MIB)).files
+
+    return make
+
+
+def endless_in_openvino(folder: Path) -> Mapping[str, bytes]:
+    """Sixty megabytes that never say that they have ended."""
+    return dict(in_openvino(60)(folder)) | {"generation_config.json": b'{"eos_token_id": []}'}
+
+
+def tiny_in_openvino(folder: Path) -> Mapping[str, bytes]:
+    return make_ir(folder, ROOT / "models/tiny/tiny.gguf").files
 
 
 # Encoders --------------------------------------------------------------------------------------------
@@ -202,6 +225,24 @@ SUBJECTS = {
                 "tokenizer.json": b"{}",
             },
             "pickles": {"pytorch_model.bin": b"\x80\x04.", "config.json": b"{}"},
+        },
+    ),
+    "openvino": Subject(
+        "openvino",
+        LANGUAGE,
+        tiny_in_openvino,
+        endless_in_openvino,
+        lambda folder, size: in_openvino(size)(folder),
+        short=speak,
+        long={"decode": decode, "prefill": prefill},
+        hostile={
+            "no weights": {"openvino_model.xml": b"<net/>", "tokenizer.json": b"{}"},
+            "garbage": {
+                "openvino_model.xml": GARBAGE,
+                "openvino_model.bin": GARBAGE,
+                "tokenizer.json": b"{}",
+            },
+            "another kind": {"model.onnx": encoder_graph(len(WORDS))},
         },
     ),
     "onnx encoder": Subject(

@@ -40,6 +40,7 @@ CAN = {
     "llama": {Capability.CHAT, Capability.TEXT, Capability.SCHEMA, Capability.PROBS},
     "onnx": {Capability.EMBED},
     "transformers": {Capability.CHAT, Capability.TEXT, Capability.PROBS},
+    "openvino": {Capability.CHAT, Capability.TEXT, Capability.SCHEMA, Capability.PROBS},
 }
 
 
@@ -74,13 +75,12 @@ class Subject:
 
 @pytest.fixture(scope="module")
 def subjects(
-    nonsense: Model, encoder: Model, nonsense_folder: Model
+    nonsense: Model, encoder: Model, nonsense_folder: Model, tiny_ir: Model
 ) -> Iterator[dict[str, Subject]]:
     """Each engine, loaded once."""
     found, files = {}, []
-    models = {"llama": nonsense, "onnx": encoder, "transformers": nonsense_folder}
-    for name, model in ({"fake": Model("fake", {})} | models).items():
-        own = []
+    for model in (Model("fake", {}), nonsense, encoder, nonsense_folder, tiny_ir):
+        own, name = [], model.engine
         for title, data in model.files.items():
             own.append(memory.create(title, len(data)))
             memory.write(own[-1], data, 0)

@@ -42,18 +42,13 @@ class Schemas:
 
     def checked(self, schema: str) -> str:
         """The schema on one line, known to be enforced. Raises BadRequest."""
-        body = _compact(schema)
+        body = compact(schema)
         self._check(body, f"body: %json {body}", "json_schema")
         return body
 
     def own(self, text: str) -> str:
         """The grammar for a caller's rules in llguidance's Lark. Raises BadRequest."""
-        renamed, count = _START.subn("body:", text)
-        if count != 1 or "%llguidance" in text:
-            raise BadRequest(
-                about="grammar", expected="one rule `start:`, in Lark as llguidance reads it"
-            )
-        self._check(text, renamed, "grammar")
+        self._check(text, own_rules(text), "grammar")
         return HEADER + text
 
     def _check(self, key: str, rules: str, about: str) -> None:
@@ -71,8 +66,18 @@ class Schemas:
                     self._known.popitem(last=False)
 
 
-def _compact(schema: str) -> str:
-    """The schema on one line: nothing in it can end the line that it is put in."""
+def own_rules(text: str) -> str:
+    """A caller's rules with `body` for `start`. Raises BadRequest unless there is one `start`."""
+    renamed, count = _START.subn("body:", text)
+    if count != 1 or "%llguidance" in text:
+        raise BadRequest(
+            about="grammar", expected="one rule `start:`, in Lark as llguidance reads it"
+        )
+    return renamed
+
+
+def compact(schema: str) -> str:
+    """The schema on one line: nothing in it can end the line that it is put in. Raises BadRequest."""
     try:
         parsed = json.loads(schema)
         if not isinstance(parsed, dict):

@@ -1,0 +1,253 @@
+"""W-21 and W-22: graphs without files, pages of memory, tokens and their bytes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from tests.worker.conftest import SETTINGS, InMemory, Model, engine_named
+
+from leasehold.core.frames import (
+    Capability,
+    Chat,
+    Generate,
+    Message,
+    Role,
+    Sampling,
+    Text,
+    Tokens,
+    Tools,
+)
+from leasehold.errors import BadModel, BadRequest, UnsupportedParameter
+from leasehold.worker import batch, pieces
+from leasehold.worker.paged import Part
+from leasehold.worker.sampler import Sampler, logarithms
+
+GREEDY = Sampling(temperature=0.0)
+QUESTION = Chat((Message(Role.USER, "What is a lease?"),))
+
+
+def answer(engine: object, prompt: Chat | Text, sampling: Sampling = GREEDY) -> str:
+    """All that it says."""
+    said: list[str] = []
+
+    def emit(text: str, _count: int, *_: object) -> bool:
+        said.append(text)
+        return True
+
+    engine.generate(Generate(1, prompt, 60, sampling), emit)  # type: ignore[attr-defined]
+    return "".join(said)
+
+
+def test_it_answers_as_the_same_weights_do_in_llama(
+    tiny_ir: Model, tiny: Model, in_memory: InMemory
+) -> None:
+    said = []
+    for model in (tiny_ir, tiny):
+        engine = engine_named(model.engine)
+        engine.load(model.in_memory(in_memory), SETTINGS)
+        said.append(answer(engine, QUESTION))
+    assert said[0] == said[1] != ""
+
+
+def test_it_needs_no_page_of_the_file_once_it_has_loaded(
+    tiny_ir: Model, in_memory: InMemory
+) -> None:
+    engine = engine_named("openvino")
+    files = tiny_ir.in_memory(in_memory)
+    engine.load(files, SETTINGS)
+    before = answer(engine, QUESTION)
+    for file in files:
+        os.truncate(file.fd, 0)
+    assert answer(engine, QUESTION) == before
+    with ThreadPoolExecutor(4) as pool:
+        prompts = [Text("lease " * count) for count in (1, 9, 20, 30)]
+        assert all(pool.map(lambda prompt: answer(engine, prompt), prompts))
+
+
+def test_its_telemetry_cannot_be_imported(tiny_ir: Model, in_memory: InMemory) -> None:
+    engine_named("openvino").load(tiny_ir.in_memory(in_memory), SETTINGS)
+    with pytest.raises(ImportError):
+        __import__("openvino_telemetry")
+    assert sys.modules["openvino_telemetry"] is None
+
+
+def test_functions_are_refused_by_name(tiny_ir: Model, in_memory: InMemory) -> None:
+    engine = engine_named("openvino")
+    assert Capability.TOOLS not in engine.load(tiny_ir.in_memory(in_memory), SETTINGS).capabilities
+    with pytest.raises(UnsupportedParameter) as refusal:
+        engine.count(Chat(QUESTION.messages, Tools("[]")))
+    assert refusal.value.about == "tools"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "about"),
+    [
+        ('element_type="i8"', 'element_type="string"', "type of a constant"),
+        ('size="90112"', 'size="90113"', "constant"),
+        ('offset="0"', 'offset="99999999999"', "weights"),
+        ("<net ", "<no ", "OpenVINO"),
+    ],
+)
+def test_a_graph_that_points_outside_of_its_weights_is_refused(
+    tiny_ir: Model, in_memory: InMemory, old: str, new: str, about: str
+) -> None:
+    graph = tiny_ir.files["openvino_model.xml"].decode()
+    assert old in graph
+    changed = {"openvino_model.xml": graph.replace(old, new, 1).encode()}
+    files = [in_memory(name, data) for name, data in (dict(tiny_ir.files) | changed).items()]
+    with pytest.raises(BadModel) as refusal:
+        engine_named("openvino").load(files, SETTINGS)
+    assert refusal.value.about == about
+
+
+def test_a_model_without_an_end_token_says_where_to_put_it(
+    tiny_ir: Model, in_memory: InMemory
+) -> None:
+    files = [in_memory(n, d) for n, d in tiny_ir.files.items() if not n.startswith("generation")]
+    with pytest.raises(BadModel) as refusal:
+        engine_named("openvino").load(files, SETTINGS)
+    assert refusal.value.about == "eos_token_id"
+
+
+def test_a_grammar_holds_and_a_wrong_one_is_the_callers_fault(
+    tiny_ir: Model, in_memory: InMemory
+) -> None:
+    engine = engine_named("openvino")
+    engine.load(tiny_ir.in_memory(in_memory), SETTINGS)
+    grammar = 'start: "yes" | "no"'
+    assert answer(engine, QUESTION, Sampling(seed=3, grammar=grammar)) in ("yes", "no")
+    for wrong in ("begin: /a/", "start: unknown_rule"):
+        with pytest.raises(BadRequest):
+            answer(engine, QUESTION, Sampling(grammar=wrong))
+
+
+# Steps -----------------------------------------------------------------------------------------------
+
+
+class Counting:
+    """A model whose next token is one more than the last."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[tuple[int, int, int]]] = []
+        self.wiped: list[tuple[int, int]] = []
+
+    def run(self, parts: Sequence[Part]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        self.steps.append([(part.slot, part.past, len(part.tokens)) for part in parts])
+        rows = np.zeros((len(parts), 1000), np.float32)
+        for row, part in zip(rows, parts, strict=True):
+            row[(part.tokens[-1] + 1) % 1000] = 9.0
+        return rows
+
+    def wipe(self, slot: int, tokens: int) -> None:
+        self.wiped.append((slot, tokens))
+
+
+def job(prompt: Sequence[int], most: int) -> batch.Job:
+    return batch.Job(prompt, most, Sampler(GREEDY, 0), frozenset())
+
+
+def test_a_long_prompt_comes_in_pieces_and_is_wiped_in_the_end() -> None:
+    model = Counting()
+    steps = batch.Batch(model, 1)
+    events = list(steps.run(job([1] * 300, 2)))
+    assert [event.token if event else None for event in events] == [None, None, 2, 3]  # type: ignore[union-attr]
+    assert [step[0][1:] for step in model.steps] == [(0, 128), (128, 128), (256, 44), (300, 1)]
+    assert model.wiped == [(0, 301)]
+
+
+def test_who_stops_asking_ends_the_job() -> None:
+    asked = job([1] * 1000, 9)
+
+    class Patient(Counting):
+        """Its second step takes until nobody asks any more."""
+
+        def run(self, parts: Sequence[Part]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+            while len(self.steps) == 1 and not asked.over:
+                pass
+            return super().run(parts)
+
+    model = Patient()
+    steps = batch.Batch(model, 1)
+    events = steps.run(asked)
+    assert next(events) is None
+    events.close()
+    assert len(model.steps) == 2
+    assert [one.token for one in steps.run(job([5], 3))] == [6, 7, 8]  # type: ignore[union-attr]
+
+
+# Choosing --------------------------------------------------------------------------------------------
+
+
+def test_only_the_likeliest_are_drawn() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    for sampling, drawn in (
+        (Sampling(top_k=2), {0, 1}),
+        (Sampling(top_p=0.9), {0, 1, 2}),
+        (Sampling(top_k=3, top_p=0.4), {0}),
+        (Sampling(temperature=0.0), {0}),
+        (Sampling(), {0, 1, 2, 3}),
+    ):
+        sampler = Sampler(sampling, 1)
+        assert {sampler.choose(logits) for _ in range(400)} == drawn
+
+
+def test_shares_are_those_of_the_softmax_at_the_temperature() -> None:
+    logits = np.array([2.0, 1.0, 0.0], np.float32)
+    sampler = Sampler(Sampling(temperature=2.0), 4)
+    counts = np.bincount([sampler.choose(logits) for _ in range(4000)], minlength=3) / 4000
+    shares = np.exp(logits / 2) / np.exp(logits / 2).sum()
+    assert np.abs(counts - shares).max() < 0.03
+    assert np.allclose(np.exp(logarithms(logits)).sum(), 1)
+
+
+def test_what_was_said_is_punished_and_what_is_not_allowed_never_comes() -> None:
+    logits = np.array([3.0, 2.5, 0.0], np.float32)
+    sampler = Sampler(Sampling(temperature=0.0, presence_penalty=1.0), 0)
+    assert [sampler.choose(logits) for _ in range(2)] == [0, 1]
+    allowed = np.array([False, False, True])
+    assert Sampler(Sampling(), 0).choose(logits, allowed) == 2
+
+
+# Text ------------------------------------------------------------------------------------------------
+
+
+def test_characters_come_whole_and_a_stop_never() -> None:
+    text = pieces.Text(("END",))
+    given = [text.feed(part) for part in (b"a\xc3", b"\xa4E", b"N", b"x", b" E", b"ND!")]
+    assert given == ["a", "ä", "", "ENx", " ", ""]
+    assert text.ended
+    text = pieces.Text(("END",))
+    assert text.feed(b"\xff\xe2E", last=True) == "\ufffd\ufffdE"
+    assert not text.ended
+
+
+def test_bytes_of_tokens_in_both_spellings() -> None:
+    added = '[{"id": 3, "content": "<s>", "special": true}]'
+    letters = (
+        '{"decoder": {"type": "ByteLevel"}, "added_tokens": ADDED,'
+        ' "model": {"vocab": {"\u0120a": 0, "\u00c3": 1, "b": 2, "<s>": 3}}}'
+    )
+    assert pieces.pieces(letters.replace("ADDED", added), 5) == [b" a", b"\xc3", b"b", b"", b""]
+    other = (
+        '{"decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}]},'
+        ' "added_tokens": [], "model": {"vocab": [["\u2581a", 0.0], ["<0x0A>", 0.0]]}}'
+    )
+    assert pieces.pieces(other, 2) == [b" a", b"\n"]
+    assert pieces.longest([b"\xc3", b"abcd"]) == 4
+    for wrong in ("{}", "[", letters.replace("ByteLevel", "WordPiece").replace("ADDED", added)):
+        with pytest.raises(BadModel):
+            pieces.pieces(wrong, 4)
+
+
+def test_token_ids_beyond_the_vocabulary_are_the_callers_fault_here_too(
+    tiny_ir: Model, in_memory: InMemory
+) -> None:
+    engine = engine_named("openvino")
+    engine.load(tiny_ir.in_memory(in_memory), SETTINGS)
+    with pytest.raises(BadRequest):
+        engine.count(Tokens((1, 1 << 30)))
