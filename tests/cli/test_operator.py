@@ -165,7 +165,10 @@ def opened(
 def test_lending_and_granting(desk: Desk) -> None:
     desk.lend()
     assert "5,000" in desk.run("loan", "list")
-    assert "model: echo" in desk.run("loan", "show", LOAN)
+    shown = desk.run("loan", "show", LOAN)
+    assert "model: echo" in shown
+    assert "in one day at most: text 20,480,000 bits, vectors 2,621,440,000 bits" in shown
+    assert "in a day at the pace so far: text 0 bits, vectors 0 bits (0 units)" in shown
     assert desk.json("loan", "show", LOAN)["budget"]["available"] == 5000
     assert "granted: 6,000" in desk.run("loan", "cap", LOAN, "--add", "1000")
     assert "granted: 5,500" in desk.run("loan", "cap", LOAN, "--take", "500")

@@ -8,8 +8,8 @@ from leasehold.core import frames
 from leasehold.core.frames import Done, Embedded, Inferred, Prob, Reason, Token
 from leasehold.core.tariff import PER_REQUEST, PER_TOKEN, Tariff
 from leasehold.core.tensors import ROW_BYTES, DataType, Port, Tensor
-from leasehold.core.units import Units
-from leasehold.custodian.leak import Leak, leak
+from leasehold.core.units import DAY, Instant, Units
+from leasehold.custodian.leak import Leak, leak, units_a_day
 from leasehold.enclave.claims import Claims
 from leasehold.errors import BadMessage
 
@@ -34,6 +34,19 @@ def test_a_person_reads_bits_and_bytes() -> None:
         "text 4,096 bits a unit (512.0 MB), vectors 524,288 bits a unit (65,536.0 MB)"
     )
     assert leak(PER_REQUEST).in_words(Units(0)).startswith("text without bound")
+
+
+def test_a_day_is_bounded_by_what_is_left_and_by_nothing_else() -> None:
+    assert leak(PER_TOKEN).in_a_day(1_000) == "text 4,096,000 bits, vectors 524,288,000 bits"
+    assert leak(PER_REQUEST).in_a_day(0) == ("text without bound, vectors 0 bits, tensors 0 bits")
+
+
+@pytest.mark.parametrize(
+    ("used", "days", "expected"), [(0, 9, 0), (700, 7, 100), (701, 7, 101), (700, 0.01, 700)]
+)
+def test_the_pace_is_of_whole_days(used: int, days: float, expected: int) -> None:
+    since = Instant(1_800_000_000_000)
+    assert units_a_day(used, since=since, now=Instant(since + int(days * DAY))) == expected
 
 
 def test_a_token_carries_no_more_than_that() -> None:

@@ -17,7 +17,7 @@ from leasehold.core.messages import Budget
 from leasehold.core.tariff import NAMED, Tariff, check_tariff
 from leasehold.core.units import SECOND, Duration, Units
 from leasehold.custodian import records, settings
-from leasehold.custodian.leak import leak
+from leasehold.custodian.leak import leak, units_a_day
 from leasehold.custodian.ledger.consumers import Consumer, Key
 from leasehold.custodian.ledger.loans import Model
 from leasehold.custodian.ledger.operators import Role
@@ -213,6 +213,9 @@ def _write_loan(one: records.LoanView) -> None:
         for field in Tariff.__struct_fields__
         if (price := getattr(one.tariff, field))
     )
+    budget, leaks = one.budget, leak(one.tariff)
+    left = Units(budget.available + budget.outstanding)
+    pace = units_a_day(budget.settled + budget.written_off, since=one.created, now=now())
     fields: dict[str, object] = {
         "loan": one.name,
         "model": one.model,
@@ -222,9 +225,9 @@ def _write_loan(one: records.LoanView) -> None:
         "outstanding at most": one.policy.outstanding_max,
         "exact": one.policy.exact,
         "instances at most": one.instances_max,
-        "a lying worker leaks at most": leak(one.tariff).in_words(
-            Units(one.budget.available + one.budget.outstanding)
-        ),
+        "a lying worker leaks at most": leaks.in_words(left),
+        "in one day at most": leaks.in_a_day(left),  # M-10: nothing else bounds a day
+        "in a day at the pace so far": f"{leaks.in_a_day(pace)} ({pace:,} units)",
     }
     fields |= dict(zip(_BUDGET, _amounts(one.budget), strict=True))
     output.write_fields("Loan", fields)

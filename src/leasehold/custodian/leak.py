@@ -7,12 +7,13 @@ Spec: docs/spec/metering.md, M-10. The governor bounds the bytes that each piece
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Final
 
 from leasehold.core.frames import EMBEDDING_DIMS_MAX, FRAME_BYTES_MAX, LONGEST_TOKEN_BYTES_MAX
 from leasehold.core.tariff import Tariff
 from leasehold.core.tensors import ROW_BYTES
-from leasehold.core.units import Units
+from leasehold.core.units import DAY, Instant, Units
 
 PROB_BITS: Final = 8 * LONGEST_TOKEN_BYTES_MAX + 27  # a token, and four decimals of 0 to -9,999
 VECTOR_BYTES: Final = 4 * EMBEDDING_DIMS_MAX
@@ -37,6 +38,22 @@ class Leak:
             elif bits:
                 parts.append(f"{kind} {bits:,} bits a unit ({bits * left / 8e6:,.1f} MB)")
         return ", ".join(parts)
+
+    def in_a_day(self, units: int) -> str:
+        """For a person: bits that so many units could pay for, where a day sees no more of them."""
+        parts = []
+        for kind in self.__slots__:
+            bits = getattr(self, kind)
+            if bits is None:
+                parts.append(f"{kind} without bound")
+            elif bits:
+                parts.append(f"{kind} {bits * units:,} bits")
+        return ", ".join(parts)
+
+
+def units_a_day(used: int, *, since: Instant, now: Instant) -> int:
+    """The pace so far, rounded up: units used in a day on the average; the first day counts as a whole one."""
+    return ceil(used * DAY / max(DAY, now - since))
 
 
 def leak(tariff: Tariff) -> Leak:
