@@ -147,7 +147,7 @@ def test_what_was_said_in_a_slot_is_wiped(nonsense_folder: Model, in_memory: InM
     engine: Any = loaded(nonsense_folder.files, in_memory, Settings(context_tokens=256, slots=1))
     said(engine, Tokens((9, 8, 7)), most=20)
     said(engine, Tokens((9,)), most=1)  # comes after the slot of the first was released
-    store = engine._batches._network._store
+    store = engine._loaded()[1]._network._store
     assert all(
         float(one[:, :, 1:-1].abs().max()) == 0 for both in store._layers.values() for one in both
     )

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from leasehold.errors import WorkerFailed
 from leasehold.worker.pytorch import ERRORS, Logits, Network
+from leasehold.worker.words import Broke, Made, News, Read
 
 PIECE_TOKENS: Final = 64  # of a prompt in one pass: between two of them it may be cancelled
 
@@ -25,27 +26,6 @@ class Chooser(Protocol):
         """See `pytorch.Sampler`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
-    """A piece of the prompt has been read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """One token; `last` where no other comes."""
-
-    token: int
-    probs: list[tuple[int, float]]
-    last: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Broke:
-    """The engine failed."""
-
-    error: WorkerFailed
-
-
 @dataclass(slots=True)
 class Writing:
     """One request. Its owner takes `news` until the last, or sets `dropped`."""
@@ -54,7 +34,7 @@ class Writing:
     most: int  # tokens to make
     ends: frozenset[int]
     chooser: Chooser
-    news: SimpleQueue[Read | Made | Broke] = field(default_factory=SimpleQueue)
+    news: SimpleQueue[News] = field(default_factory=SimpleQueue)
     dropped: bool = False
     slot: int = -1
     read: int = 0  # tokens of the prompt

@@ -29,7 +29,7 @@ from transformers.models.smollm3.modeling_smollm3 import SmolLM3ForCausalLM
 
 from leasehold.core.frames import Sampling
 from leasehold.errors import BadModel
-from leasehold.worker.recipe import Recipe
+from leasehold.worker.recipe import Recipe, check_layers
 from leasehold.worker.shards import Stored
 
 # The governor's environment says so before the import; where there is none, this does.
@@ -76,9 +76,7 @@ def open_network(
 def _build(recipe: Recipe, tensors: Mapping[str, Stored]) -> Any:
     """W-17: the network of that configuration, its parameters views of the files."""
     kind = KINDS[recipe.kind]
-    layers = recipe.config.get("num_hidden_layers")
-    if not isinstance(layers, int) or not 0 < layers <= len(tensors):
-        raise BadModel(about="num_hidden_layers", got=layers, expected="no more than tensors")
+    check_layers(recipe, len(tensors))
     config = kind.config_class(**recipe.config)
     config._attn_implementation = "sdpa"
     with torch.device("meta"):

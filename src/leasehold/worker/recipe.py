@@ -32,6 +32,9 @@ class Recipe:
     """
 
     kind: str
+    architectures: tuple[
+        str, ...
+    ]  # names of classes; the engines that read them have their own lists
     config: Mapping[str, Any]
     context_tokens: int
     ends: frozenset[int]
@@ -59,6 +62,7 @@ def read(named: Mapping[str, MemoryFile]) -> Recipe:
     ends = generation.get("eos_token_id", config.get("eos_token_id"))
     return Recipe(
         str(config.get("model_type")),
+        tuple(str(one) for one in config.get("architectures") or ()),
         kept,
         _context(config),
         frozenset(_ids(ends)),
@@ -69,6 +73,13 @@ def read(named: Mapping[str, MemoryFile]) -> Recipe:
             if key.endswith("_token") and (mark := _mark(value))
         },
     )
+
+
+def check_layers(recipe: Recipe, tensors: int) -> None:
+    """Raise BadModel for a number of layers that the tensors cannot fill: building them could take for ever."""
+    layers = recipe.config.get("num_hidden_layers")
+    if not isinstance(layers, int) or not 0 < layers <= tensors:
+        raise BadModel(about="num_hidden_layers", got=layers, expected=f"1 to {tensors}")
 
 
 def _object(file: MemoryFile) -> dict[str, Any]:

@@ -1,0 +1,146 @@
+"""The text side of an engine that computes on tokens: prompts to ids, and tokens that come to text.
+
+Spec: docs/spec/engines.md, W-18. Refuses to know networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from leasehold.core import frames
+from leasehold.core.frames import (
+    Capability,
+    Done,
+    Generate,
+    Loaded,
+    MemoryFile,
+    Prob,
+    Reason,
+    Settings,
+)
+from leasehold.errors import BadModel, BadRequest, InputTooLong, UnsupportedParameter, WorkerFailed
+from leasehold.worker import recipe
+from leasehold.worker.engine import Emit
+from leasehold.worker.recipe import Recipe
+from leasehold.worker.spelling import Cut, Speech, Spelling
+from leasehold.worker.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A piece of the prompt has been read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One token; `last` where no other comes."""
+
+    token: int
+    probs: list[tuple[int, float]]
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """The engine failed."""
+
+    error: WorkerFailed
+
+
+News = Read | Made | Broke
+
+
+class Words:
+    """Tokenizer, template and limits of one loaded model."""
+
+    def __init__(self, found: Recipe, named: Mapping[str, MemoryFile], settings: Settings) -> None:
+        """Read tokenizer.json. Raises BadModel."""
+        if recipe.TOKENIZER not in named:
+            raise BadModel(about="files", got=sorted(named)[:8], expected=recipe.TOKENIZER)
+        self._spelling = Spelling(named[recipe.TOKENIZER])
+        self._template = Template(found.template, found.marks) if found.template else None
+        rows = found.config.get("vocab_size")
+        if not isinstance(rows, int) or self._spelling.size > rows:
+            raise BadModel(about="tokens", got=self._spelling.size, expected=rows)
+        self._vocabulary = rows
+        self._settings = settings
+        self.ends = found.ends
+        self.context = min(settings.context_tokens, found.context_tokens)
+
+    def loaded(self) -> Loaded:
+        """What an engine can do by these words."""
+        can = [Capability.TEXT, Capability.PROBS]
+        if self._template is not None:
+            can.append(Capability.CHAT)
+        return Loaded(tuple(can), self.context, self._spelling.longest_token_bytes)
+
+    def ids(self, what: frames.Input) -> list[int]:
+        """Tokens after the template. Raises UnsupportedParameter for texts to embed."""
+        match what:
+            case frames.Chat():
+                if self._template is None:
+                    raise UnsupportedParameter(
+                        about="messages", got="a model without a chat template"
+                    )
+                return self._spelling.tokens(self._template.render(what), bare=True)
+            case frames.Text():
+                return self._spelling.tokens(what.text, bare=False)
+            case frames.Tokens():
+                return list(what.ids)
+            case frames.Texts():
+                raise UnsupportedParameter(about="embeddings")
+
+    def admit(self, request: Generate) -> list[int]:
+        """The tokens of a prompt that can be continued.
+
+        Raises InputTooLong, BadRequest, UnsupportedParameter.
+        """
+        if request.sampling.json_schema or request.sampling.grammar:
+            raise UnsupportedParameter(about="json_schema and grammar")
+        if isinstance(request.prompt, frames.Chat) and request.prompt.tools is not None:
+            raise UnsupportedParameter(about="tools")
+        ids = self.ids(request.prompt)
+        if len(ids) >= self.context:
+            raise InputTooLong(got=len(ids), expected=self.context - 1)
+        if not ids or max(ids) >= self._vocabulary:
+            known = f"one token or more, below {self._vocabulary}"
+            raise BadRequest(about="prompt", got=max(ids, default=None), expected=known)
+        return ids
+
+    def seed(self, request: Generate) -> int:
+        """The caller's, else one that no other request has."""
+        own = request.sampling.seed
+        return (self._settings.seed + request.id) % (1 << 32) if own is None else own
+
+    def most(self, request: Generate, ids: Sequence[int]) -> int:
+        """Tokens that may be made."""
+        return min(request.max_tokens, self.context - len(ids))
+
+    def follow(
+        self, request: Generate, ids: Sequence[int], news: Callable[[], News], emit: Emit
+    ) -> Done:
+        """Emit what is made until it ends or nobody wants it. Raises WorkerFailed."""
+        speech, cut = Speech(self._spelling, ids), Cut(request.sampling.stop)
+        asked, made = len(ids), 0
+        while True:
+            match news():
+                case Broke(error):
+                    raise error
+                case Read():
+                    if not emit("", 0):
+                        return Done(request.id, Reason.CANCELLED, asked, made)
+                case Made(token, probs, last):
+                    made += 1
+                    text = cut.take(speech.take(token))
+                    if last and not cut.found:
+                        text += cut.take(speech.finish())
+                        text += "" if cut.found else cut.finish()
+                    row = tuple(Prob(self._spelling.own_bytes(one), log) for one, log in probs)
+                    go_on = emit(text, 1, (), (row,)) if row else emit(text, 1)
+                    if cut.found or (last and token in self.ends):
+                        return Done(request.id, Reason.STOP, asked, made)
+                    if last:
+                        return Done(request.id, Reason.LENGTH, asked, made)
+                    if not go_on:
+                        return Done(request.id, Reason.CANCELLED, asked, made)

@@ -1,0 +1,5 @@
+"""Stand-in: switches."""
+
+VLLM_NO_USAGE_STATS = False
+VLLM_DO_NOT_TRACK = False
+VLLM_ENABLE_V1_MULTIPROCESSING = True
