@@ -587,6 +587,13 @@ class NoModelYet(Unavailable):
     do = "Wait until the enclave has attested; see its log for the custodian's reason if it does not."
 
 
+class ModelTooLarge(Unavailable):
+    """There is not the memory that the engine takes while it loads this model."""
+
+    code = "model_too_large"
+    do = "Give the enclave more memory, or lend a smaller model; docs/spec/engines.md has each engine's need."
+
+
 class TooBusy(Refused):
     """The queue is full."""
 

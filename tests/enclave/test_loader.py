@@ -40,6 +40,7 @@ class Host:
     contents: dict[str, bytes] = field(default_factory=dict)
     settings: list[frames.Settings] = field(default_factory=list)
     kills: int = 0
+    copies: bool = False
 
     async def prepare(self, _engine: str) -> None:
         """Nothing waits here."""
@@ -50,7 +51,7 @@ class Host:
         """Read all of it."""
         self.contents = {file.name: os.pread(file.fd, file.size + 1, 0) for file in files}
         self.settings.append(settings)
-        return frames.Loaded((frames.Capability.TEXT,), 64, 8)
+        return frames.Loaded((frames.Capability.TEXT,), 64, 8, has_copied=self.copies)
 
     async def kill(self) -> None:
         """Count."""
@@ -232,6 +233,19 @@ async def test_every_load_gives_the_engine_another_seed(stage: Stage) -> None:
     seeds = {settings.seed for settings in stage.host.settings}
     assert len(seeds) == 3
     await loader.wipe()
+
+
+@pytest.mark.parametrize("copies", [True, False])
+async def test_what_the_engine_has_copied_is_in_the_files_no_more(
+    stage: Stage, copies: bool
+) -> None:
+    stage.host.copies = copies
+    loader = stage.loader(str(stage.folder / "good"))
+    size = sum(map(len, CONTENTS.values()))
+    assert await loader.load(stage.lent) == size
+    held = sum(os.fstat(file.fd).st_size for file in loader._sink.files)
+    assert held == (0 if copies else size)
+    assert await loader.wipe() == size
 
 
 async def test_wiping_takes_the_pages_while_a_worker_still_holds_the_descriptor(

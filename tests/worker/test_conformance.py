@@ -33,6 +33,7 @@ from tests.worker.test_graph import endless, external, proto, value
 
 from leasehold.core.frames import Capability, Done, MemoryFile, Sampling, Settings, Text, Token
 from leasehold.core.tensors import ROW_BYTES, DataType, Tensor
+from leasehold.enclave import memory
 from leasehold.enclave.host import WorkerHost
 from leasehold.errors import BadModel, WorkerFailed
 
@@ -42,6 +43,7 @@ SETTINGS = Settings(context_tokens=1024, slots=1, threads=2, seed=7)
 LIBRARIES = {"llama": "xllamacpp", "onnx": "onnxruntime", "transformers": "libtorch"} | {
     "openvino": "libopenvino",
 }
+COPIES = {"openvino"}
 BIG_MIB, SMALL_MIB = 64, 2
 
 
@@ -308,6 +310,28 @@ def peak_bytes(process: int | None) -> int:
     return next(int(row.split()[1]) << 10 for row in rows if row.startswith("VmHWM"))
 
 
+def own_bytes(process: int | None) -> int:
+    """Pages of a process beside memory files; 0 where there is none."""
+    if not is_there(process):
+        return 0
+    rows = [row.split() for row in Path(f"/proc/{process}/status").read_text().splitlines()]
+    return sum(int(row[1]) << 10 for row in rows if row[0] in ("RssAnon:", "RssFile:"))
+
+
+class OwnPeak:
+    """The most pages that a worker was seen to have beside memory files, in bytes."""
+
+    def __init__(self, host: WorkerHost) -> None:
+        self.bytes = 0
+        self._host = host
+
+    async def watch(self) -> None:
+        """Look all the time."""
+        while True:
+            self.bytes = max(self.bytes, own_bytes(self._host.process_id))
+            await asyncio.sleep(0.001)
+
+
 async def started(host: WorkerHost) -> None:
     """Return when what was asked before has reached the worker and has had time to begin."""
     await until(lambda: host.open_requests > 0)
@@ -374,6 +398,18 @@ async def test_nothing_reaches_it_and_it_reaches_nothing(
     kinds = {name.split(":")[0] for name in opened}
     assert kinds <= {"socket", "pipe", "anon_inode", "/memfd", "/dev/null", "/"}
     assert below(tmp_path) == home
+
+
+async def test_what_says_that_it_has_copied_needs_no_page_of_the_files(
+    host: WorkerHost, subject: Subject, in_memory: InMemory, tmp_path: Path
+) -> None:
+    """W-24."""
+    files = put(in_memory, subject.small(tmp_path))
+    loaded = await host.load(subject.engine, files, SETTINGS)
+    assert loaded.has_copied == (subject.engine in COPIES)
+    for file in files if loaded.has_copied else ():
+        memory.empty(file)
+    await subject.short(host)
 
 
 # What is under way -----------------------------------------------------------------------------------
@@ -451,9 +487,14 @@ async def test_the_peak_grows_with_the_model_as_it_says(
         files = subject.sized(tmp_path / str(at), mebibytes)
         host = WorkerHost()
         settings = Settings(context_tokens=64, slots=1, threads=1)
-        await host.load(subject.engine, put(in_memory, files), settings)
-        peaks.append(peak_bytes(host.process_id))
         sizes.append(sum(len(data) for data in files.values()))
+        own = OwnPeak(host)
+        watching = asyncio.ensure_future(own.watch())
+        await host.load(subject.engine, put(in_memory, files), settings)
+        watching.cancel()
+        await asyncio.wait([watching])
+        # at once: the most that was mapped, files included; and its own pages beside files not mapped
+        peaks.append(max(peak_bytes(host.process_id), own.bytes + sizes[-1]))
         await host.kill()
     assert peaks[1] - peaks[0] <= ratio * (sizes[1] - sizes[0]) + 24 * MIB
 

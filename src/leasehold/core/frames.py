@@ -75,6 +75,7 @@ class Fault(StrEnum):
     """Why a request or a load failed: the codes of `leasehold.errors` that a worker may use."""
 
     BAD_MODEL = "bad_model"
+    NO_ROOM = "model_too_large"
     TOO_LONG = "context_length_exceeded"
     TOO_LARGE = "answer_too_large"
     UNSUPPORTED = "unsupported_parameter"
@@ -255,6 +256,7 @@ class Loaded(Record, tag=20, frozen=True):
     absent: Annotated[tuple[Name, ...], Meta(max_length=32)] = ()  # that this kernel refuses
     inputs: Annotated[tuple[Port, ...], Meta(max_length=TENSORS_MAX)] = ()
     outputs: Annotated[tuple[Port, ...], Meta(max_length=TENSORS_MAX)] = ()
+    has_copied: bool = False  # no page of the files is needed any more
 
 
 class LoadFailed(Record, tag=21, frozen=True):

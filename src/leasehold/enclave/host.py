@@ -192,7 +192,8 @@ class WorkerHost:
             await self._order(data, [file.fd for file in files])
             answer = await self._ready()
             if isinstance(answer, frames.LoadFailed):
-                raise _REFUSALS[answer.fault](about=engine)
+                size = sum(file.size for file in files)
+                raise _REFUSALS[answer.fault](about=engine, got=f"{size} bytes")
             if self._wire is None:  # it died between its answer and this line
                 raise WorkerFailed(about="worker", got="exit")
             self._loaded = answer

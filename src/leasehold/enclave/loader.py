@@ -103,6 +103,9 @@ class SealedLoader:
             seed=int.from_bytes(self.entropy(4), "big"),
         )
         loaded = await self.host.load(self.settings.engine, sink.files, settings)
+        if loaded.has_copied:  # W-24
+            for file in sink.files:
+                memory.empty(file)
         ports = (loaded.inputs, loaded.outputs)
         if self._ports not in (None, ports):  # I-7: what is free of charge is told once
             raise BadModel(about="inputs and outputs", got="others than before")

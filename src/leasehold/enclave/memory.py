@@ -47,11 +47,16 @@ def seal(file: MemoryFile) -> None:
     fcntl.fcntl(file.fd, fcntl.F_ADD_SEALS, _SEALS)
 
 
-def shred(file: MemoryFile) -> None:
-    """Give the pages back and close. Where a worker still maps them, it dies at the next touch.
+def empty(file: MemoryFile) -> None:
+    """Give the pages back. Where a worker still maps them, it dies at the next touch.
 
     By truncation, not by punching a hole, which a write seal forbids. The kernel clears a page
     before anyone else gets it. Raises OSError for a file that was closed.
     """
     os.truncate(file.fd, 0)
+
+
+def shred(file: MemoryFile) -> None:
+    """Give the pages back and close. Raises OSError for a file that was closed."""
+    empty(file)
     os.close(file.fd)

@@ -19,8 +19,8 @@ from msgspec.structs import replace
 from leasehold.core import frames
 from leasehold.core.frames import Done, Failed, Fault, LoadFailed, Reason
 from leasehold.core.units import KIB
-from leasehold.errors import BadMessage, BadModel, LeaseholdError, WorkerFailed
-from leasehold.worker import sandbox
+from leasehold.errors import BadMessage, LeaseholdError, WorkerFailed
+from leasehold.worker import room, sandbox
 from leasehold.worker.engine import Engine
 from leasehold.worker.outbox import PACE_SECONDS, Outbox, Said, Telling
 
@@ -63,11 +63,11 @@ def serve(descriptor: int, find: Callable[[], Engine]) -> int:
         report = sandbox.isolate()  # before imports: libraries start threads
         engine = find()  # while the model is on its way
         order, files = _receive_order(wire, deframer)
+        room.check(engine.load_peak_ratio, files, room.free_bytes())
         report += sandbox.confine()  # after imports: no file can be opened from here on
         loaded = engine.load(files, order.settings)
     except LeaseholdError as refusal:
-        fault = Fault.BAD_MODEL if isinstance(refusal, BadModel) else Fault.ENGINE
-        wire.sendall(frames.encode(LoadFailed(fault)))
+        wire.sendall(frames.encode(LoadFailed(_fault(refusal))))
         return 1
     wire.sendall(frames.encode(replace(loaded, layers=report.layers, absent=report.absent)))
     Service(wire, engine, order.settings.slots, loaded.context_tokens).run(deframer)
@@ -189,5 +189,9 @@ class Service:
 
 def _failed(request: int, refusal: LeaseholdError) -> Failed:
     """W-3: a code and nothing else. Prose could carry a prompt, and numbers a piece of the weights."""
+    return Failed(request, _fault(refusal))
+
+
+def _fault(refusal: LeaseholdError) -> Fault:
     known = {fault.value: fault for fault in Fault}
-    return Failed(request, known.get(refusal.code, Fault.ENGINE))
+    return known.get(refusal.code, Fault.ENGINE)

@@ -100,7 +100,8 @@ class OpenVinoEngine:
             known = {"bos_token": words.bos_token, "eos_token": words.eos_token}
             self._template = Template(source, {k: _word(v) for k, v in known.items()})
             can.append(Capability.CHAT)
-        return Loaded(tuple(can), self._context, pieces.longest(self._table))
+        longest = pieces.longest(self._table)
+        return Loaded(tuple(can), self._context, longest, has_copied=True)
 
     def count(self, what: frames.Input) -> int:
         """Tokens of the prompt. Raises UnsupportedParameter for texts to embed."""
