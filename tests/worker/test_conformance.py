@@ -403,7 +403,7 @@ async def test_nothing_reaches_it_and_it_reaches_nothing(
 async def test_what_says_that_it_has_copied_needs_no_page_of_the_files(
     host: WorkerHost, subject: Subject, in_memory: InMemory, tmp_path: Path
 ) -> None:
-    """W-24."""
+    """W-28."""
     files = put(in_memory, subject.small(tmp_path))
     loaded = await host.load(subject.engine, files, SETTINGS)
     assert loaded.has_copied == (subject.engine in COPIES)

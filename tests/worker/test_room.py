@@ -1,4 +1,4 @@
-"""W-23: a model that the machine has no memory for is refused before it is read."""
+"""W-27: a model that the machine has no memory for is refused before it is read."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class SealedLoader:
             seed=int.from_bytes(self.entropy(4), "big"),
         )
         loaded = await self.host.load(self.settings.engine, sink.files, settings)
-        if loaded.has_copied:  # W-24
+        if loaded.has_copied:  # W-28
             for file in sink.files:
                 memory.empty(file)
         ports = (loaded.inputs, loaded.outputs)

@@ -1,6 +1,6 @@
 """Is there memory for a model? Asked before an engine reads it, so that the answer is not the kernel's.
 
-Spec: docs/spec/worker.md, W-23. Refuses to know engines but for what they declare.
+Spec: docs/spec/worker.md, W-27. Refuses to know engines but for what they declare.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _KIB: Final = 1024
 
 
 def check(ratio: float, files: Sequence[MemoryFile], free: int | None) -> None:
-    """W-23: raise ModelTooLarge unless a load's peak fits; the files are in memory already.
+    """W-27: raise ModelTooLarge unless a load's peak fits; the files are in memory already.
 
     `ratio` is an engine's `load_peak_ratio`, `free` in bytes, None where the machine does not tell.
     """
