@@ -12,6 +12,7 @@ BENCHES = (
     "litellm",
     "start",
     "engines",
+    "embeddings",
     "worker",
     "verify",
     "refusals",
