@@ -145,7 +145,7 @@ def measure() -> list[Row]:
     each = [statistics.median(pair[at] for pair in batch) / BATCH for at in (0, 1)]
     return [
         Row(
-            "embed",
+            "embeddings",
             "one sentence, added to bare onnxruntime, p50",
             statistics.median(added),
             "ms",
@@ -155,7 +155,7 @@ def measure() -> list[Row]:
             f"onnxruntime: {peer:.1f} ms; ours {own:.1f} ms",
         ),
         Row(
-            "embed",
+            "embeddings",
             "sentences/s in batches of 32, over bare onnxruntime",
             statistics.median(ratios),
             "",
@@ -164,7 +164,7 @@ def measure() -> list[Row]:
             (ratios[0], ratios[-1]),
             f"onnxruntime: {each[1]:.2f} ms a sentence; ours {each[0]:.2f} ms",
         ),
-        Row("embed", "cosine to bare onnxruntime, the least of 32", likeness, "", 0.999, ">="),
+        Row("embeddings", "cosine to bare onnxruntime, the least of 32", likeness, "", 0.999, ">="),
     ]
 
 

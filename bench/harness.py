@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 RESULTS: Final = Path(__file__).parent.parent / "build" / "bench.json"
 PACKAGES: Final = (
@@ -22,6 +22,7 @@ PACKAGES: Final = (
     "msgspec",
     "dcap-qvl",
     "xllamacpp",
+    "onnxruntime",
 )
 
 
@@ -83,9 +84,20 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def _earlier(machine: dict[str, Any]) -> list[dict[str, Any]]:
+    if not RESULTS.exists():
+        return []
+    found = json.loads(RESULTS.read_text())
+    rows: list[dict[str, Any]] = found["rows"]
+    return rows if found["machine"] == machine else []
+
+
 def report(rows: Sequence[Row]) -> int:
-    """Print the table, write the JSON; 1 where a bar is missed."""
-    width = max(len(row.what) for row in rows)
+    """Print the table, write the JSON; 1 where a bar is missed.
+
+    The JSON keeps what other benches found before on this machine, with these versions.
+    """
+    width = max((len(row.what) for row in rows), default=0)
     for row in rows:
         bar = "" if row.bar is None else f"{row.better} {row.bar:g}"
         mark = "" if row.bar is None else ("pass" if row.passes else "SHORT")
@@ -103,8 +115,11 @@ def report(rows: Sequence[Row]) -> int:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
     }
-    found = [asdict(row) | {"passes": row.passes} for row in rows]
-    RESULTS.write_text(json.dumps({"machine": machine, "rows": found}, indent=1) + "\n")
+    measured = int(time.time())
+    found = [asdict(row) | {"passes": row.passes, "measured": measured} for row in rows]
+    again = {(row.bench, row.what) for row in rows}
+    kept = [row for row in _earlier(machine) if (row["bench"], row["what"]) not in again]
+    RESULTS.write_text(json.dumps({"machine": machine, "rows": kept + found}, indent=1) + "\n")
     short = [row for row in rows if not row.passes]
     print(f"{len(rows) - len(short)} rows pass, {len(short)} short; {RESULTS.name} has the rest")
     return 1 if short else 0

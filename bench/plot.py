@@ -12,6 +12,7 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter
 
+from bench.__main__ import BENCHES
 from bench.harness import RESULTS
 
 PAGE: Final = RESULTS.parent.parent / "docs"
@@ -27,7 +28,8 @@ def times_better(row: dict[str, Any]) -> float:
 
 def draw(found: dict[str, Any]) -> None:
     """Both files, the same picture."""
-    rows = [row for row in reversed(found["rows"]) if row["bar"] is not None]
+    rows = [row for row in found["rows"] if row["bar"] is not None]
+    rows.sort(key=lambda row: BENCHES.index(row["bench"]), reverse=True)
     shown = [min(MOST, max(1 / MOST, times_better(row))) for row in rows]
     mpl.rcParams["svg.hashsalt"] = "leasehold"  # the same results give the same file
     figure, axes = plt.subplots(figsize=(10, 0.8 + 0.28 * len(rows)))
