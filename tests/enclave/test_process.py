@@ -19,4 +19,4 @@ def test_t48_a_machine_that_swaps_is_noticed(
     if text is not None:
         (tmp_path / "swaps").write_text(text)
     monkeypatch.setattr(process, "_SWAPS", tmp_path / "swaps")
-    assert process._has_swap() is has_swap
+    assert process.has_swap() is has_swap

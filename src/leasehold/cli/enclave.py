@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Final
 
 import click
 
-from leasehold.enclave.process import Hints, run_instance
-from leasehold.errors import BadSetting
+from leasehold.cli import output
+from leasehold.enclave.host import ENVIRONMENT
+from leasehold.enclave.process import Hints, has_swap, run_instance
+from leasehold.errors import BadSetting, WorkerFailed
+
+CHECK: Final = (sys.executable, "-I", "-B", "-m", "leasehold.worker.check")
+CHECK_SECONDS_MAX: Final = 120.0
+NOT_PROVEN: Final = 3  # the exit status, as for what evidence does not show
+MEANING: Final = {
+    "no-new-privileges": "no program can give it more rights",
+    "own-network": "a network of its own, in which nothing is up",
+    "limits": "no core dump, no growing file, 256 descriptors",
+    "landlock": "no file by any path, no TCP, no strangers' signals",
+    "empty-root": "its root folder holds what it has open, and nothing else",
+    "no-capabilities": "no right of an administrator, ever",
+    "undumpable": "nobody but root can look into it or trace it",
+    "seccomp": "no socket, no program, no process, no file to write",
+}
 
 
 @click.group("enclave")
@@ -51,6 +71,37 @@ def run(
     listen_host, listen_port = _address(listen, "--listen")
     hints = Hints(configuration, host, port, listen_host, listen_port, platform, mirrors)
     asyncio.run(run_instance(hints))
+
+
+@command.command("check")
+@click.option("--engine", default="", help="Import this engine too, as its worker would.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(engine: str, as_json: bool) -> None:
+    """Say which layers of the engine's sandbox this machine gives, each tried. Needs no custodian.
+
+    Exit status 3 where a layer is absent, the engine cannot be had, or this machine swaps.
+    """
+    words = [*CHECK, *([engine] if engine else [])]
+    ran = subprocess.run(  # noqa: S603  (our own interpreter and module)
+        words, env=ENVIRONMENT, cwd="/", capture_output=True, timeout=CHECK_SECONDS_MAX, check=False
+    )
+    if ran.returncode:
+        raise WorkerFailed(about="sandbox", got=f"exit status {ran.returncode}")
+    found = json.loads(ran.stdout)
+    swaps, lacks = has_swap(), found.get("engine", "")
+    if as_json:
+        output.write_json({"layers": found["layers"], "absent": found["absent"], "swap": swaps})
+    else:
+        rows = [
+            (name, "in force" if name in found["layers"] else "ABSENT", meaning)
+            for name, meaning in MEANING.items()
+        ]
+        rows.append(("no swap", "ABSENT" if swaps else "in force", "no page goes to a disk"))
+        output.write_rows("Sandbox of the engine", ("layer", "here", "what it means"), rows)
+    if lacks:
+        click.echo(lacks, err=True)
+    if found["absent"] or swaps or lacks:
+        click.get_current_context().exit(NOT_PROVEN)
 
 
 def _address(text: str, option: str) -> tuple[str, int]:

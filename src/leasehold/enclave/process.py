@@ -84,7 +84,7 @@ def _enclave(hints: Hints, settings: Settings, host: WorkerHost) -> Enclave:
     clock, entropy = SystemClock(), os.urandom
     log = JsonLog(clock, simulated=attester.simulated)
     tls = TlsKey.make(entropy)
-    if _has_swap():
+    if has_swap():
         log.event("swap_on")
     keys = InstanceKeys(tls, enclave_certificate(tls, entropy=entropy), SigningKey.make(entropy))
     wire = HttpsWire(hints.custodian_host, hints.custodian_port, settings, tls)
@@ -129,7 +129,7 @@ def _read(path: Path) -> bytes:
         raise FileTrouble(about=path, got=cause.strerror) from cause
 
 
-def _has_swap() -> bool:
+def has_swap() -> bool:
     """T48: whether the kernel may write pages of the model to a disk. No image of an enclave has swap."""
     with suppress(
         OSError
