@@ -143,6 +143,24 @@ def test_a_short_request_is_not_behind_a_long_one(
     assert so_far[0] < 500
 
 
+@pytest.mark.parametrize(
+    ("milliseconds", "tokens"), [(0.1, 64), (3.9, 64), (4, 32), (15, 16), (31, 8), (5000, 8)]
+)
+def test_a_piece_of_a_prompt_is_as_long_as_the_machine_is_fast(
+    monkeypatch: pytest.MonkeyPatch, milliseconds: float, tokens: int
+) -> None:
+    """What may be waited for between two looks at who still wants what."""
+    config = pytorch.KINDS["llama"].config_class(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=8,
+        bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    network = pytorch.Network(pytorch.KINDS["llama"](config).eval(), 1, 64)
+    clock = iter(at * 8 * milliseconds / 1000 for at in range(4))
+    monkeypatch.setattr("leasehold.worker.pytorch.time.monotonic", lambda: next(clock))
+    network.rehearse()
+    assert network.piece_tokens == tokens
+
+
 def test_what_was_said_in_a_slot_is_wiped(nonsense_folder: Model, in_memory: InMemory) -> None:
     engine: Any = loaded(nonsense_folder.files, in_memory, Settings(context_tokens=256, slots=1))
     said(engine, Tokens((9, 8, 7)), most=20)

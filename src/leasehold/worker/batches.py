@@ -5,6 +5,7 @@ Spec: docs/spec/engines.md, W-19. Refuses to know text: tokens come in, tokens g
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from leasehold.errors import WorkerFailed
 from leasehold.worker.pytorch import ERRORS, Logits, Network
 from leasehold.worker.words import Broke, Made, News, Read
 
-PIECE_TOKENS: Final = 64  # of a prompt in one pass: between two of them it may be cancelled
+EXIT_STATUS_BUG: Final = 70  # EX_SOFTWARE of sysexits.h
 
 
 class Chooser(Protocol):
@@ -67,15 +68,21 @@ class Batches:
             self._changed.notify()
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not (self._waiting or self._reading or self._speaking):
-                    self._changed.wait()
-                self._admit()
-            try:
-                self._step()
-            except ERRORS as cause:
-                self._break(WorkerFailed(about="torch", got=cause))
+        try:
+            while True:
+                self._round()
+        finally:
+            os._exit(EXIT_STATUS_BUG)  # nobody would be answered any more
+
+    def _round(self) -> None:
+        with self._changed:
+            while not (self._waiting or self._reading or self._speaking):
+                self._changed.wait()
+            self._admit()
+        try:
+            self._step()
+        except ERRORS as cause:
+            self._break(WorkerFailed(about="torch", got=cause))
 
     def _admit(self) -> None:
         while self._free and self._waiting:
@@ -95,7 +102,7 @@ class Batches:
             self._read(self._reading.popleft())
 
     def _read(self, writing: Writing) -> None:
-        piece = writing.prompt[writing.read : writing.read + PIECE_TOKENS]
+        piece = writing.prompt[writing.read : writing.read + self._network.piece_tokens]
         self._reading.append(writing)
         logits = self._network.prefill(writing.slot, piece, writing.read)
         writing.read += len(piece)

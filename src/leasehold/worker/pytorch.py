@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -52,6 +53,10 @@ _DTYPES: Final = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bflo
 _RECOMPUTED: Final = "rotary_emb.inv_freq"  # old files store what follows from the configuration
 _OTHER_DTYPE_SHARE: Final = 32  # at most one byte of so many may be of another dtype, and is copied
 
+# Tokens of a prompt in one pass: between two passes a request may be cancelled, and others speak.
+PIECES_TOKENS: Final = (64, 32, 16, 8)
+PIECE_SECONDS: Final = 0.25
+
 Logits = Any
 """float32[vocabulary], as torch has it."""
 
@@ -66,10 +71,9 @@ def open_network(
     try:
         model = _build(recipe, tensors)
         network = Network(model, slots, context)
-        network.prefill(0, [0], 0)  # every weight is touched: what is wrong shows now
+        network.rehearse()  # every weight is touched: what is wrong shows now
     except (*ERRORS, AssertionError, huggingface_hub.errors.StrictDataclassError) as cause:
         raise BadModel(about=f"{recipe.kind} by transformers", got=cause) from cause
-    network.wipe(0, 1)
     return network
 
 
@@ -145,7 +149,18 @@ class Network:
         """Of `slots` texts of at most `context` tokens."""
         self._model = model
         self._store = _Store(slots, context)
-        self.vocabulary = int(model.config.vocab_size)
+        self.piece_tokens = PIECES_TOKENS[0]
+
+    def rehearse(self) -> None:
+        """Read a few tokens twice, and choose how many make a piece that does not take long here."""
+        few = min(PIECES_TOKENS[-1], self._store.context)
+        for _ in range(2):  # the first one waits for memory
+            start = time.monotonic()
+            self.prefill(0, [0] * few, 0)
+            each = (time.monotonic() - start) / few
+        self.wipe(0, few)
+        fit = (one for one in PIECES_TOKENS if one * each <= PIECE_SECONDS)
+        self.piece_tokens = next(fit, PIECES_TOKENS[-1])
 
     def prefill(self, slot: int, ids: Sequence[int], start: int) -> Logits:
         """Read tokens into a slot from position `start` on; gives what may come after the last."""

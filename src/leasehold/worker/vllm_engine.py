@@ -38,6 +38,7 @@ vllm.envs.VLLM_ENABLE_V1_MULTIPROCESSING = False
 
 MODEL: Final = "leasehold"  # a name for vLLM; there is no such folder
 TOP_P_LEAST: Final = 1e-6  # vLLM has no 0: the likeliest stays
+EXIT_STATUS_BUG: Final = 70  # EX_SOFTWARE of sysexits.h
 ERRORS: Final = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError)
 
 
@@ -130,17 +131,23 @@ class Steps:
             self._changed.notify()
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not (self._waiting or self._open):
-                    self._changed.wait()
-                fresh, self._waiting = self._waiting, []
-            for asked in fresh:
-                self._open[asked.id] = asked
-            try:
-                self._step(fresh)
-            except ERRORS as cause:
-                self._break(WorkerFailed(about="vLLM", got=cause))
+        try:
+            while True:
+                self._round()
+        finally:
+            os._exit(EXIT_STATUS_BUG)  # nobody would be answered any more
+
+    def _round(self) -> None:
+        with self._changed:
+            while not (self._waiting or self._open):
+                self._changed.wait()
+            fresh, self._waiting = self._waiting, []
+        for asked in fresh:
+            self._open[asked.id] = asked
+        try:
+            self._step(fresh)
+        except ERRORS as cause:
+            self._break(WorkerFailed(about="vLLM", got=cause))
 
     def _step(self, fresh: Sequence[Asked]) -> None:
         for asked in fresh:
@@ -160,14 +167,11 @@ class Steps:
                     del self._open[output.request_id]
 
     def _break(self, error: WorkerFailed) -> None:
-        """All that is open fails; the worker lives on if vLLM does."""
+        """All that is open fails; the worker lives on if vLLM can abort it, else it ends."""
         for asked in self._open.values():
             asked.news.put(Broke(error))
         lost, self._open = list(self._open), {}
-        try:
-            self._engine.abort_request(lost)
-        except ERRORS:  # it is past help: the governor would see every request fail
-            os._exit(1)
+        self._engine.abort_request(lost)
 
 
 def _tell(asked: Asked, output: Any) -> None:
