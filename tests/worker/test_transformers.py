@@ -147,7 +147,7 @@ def test_a_short_request_is_not_behind_a_long_one(
     ("milliseconds", "tokens"), [(0.1, 64), (3.9, 64), (4, 32), (15, 16), (31, 8), (5000, 8)]
 )
 def test_a_piece_of_a_prompt_is_as_long_as_the_machine_is_fast(
-    monkeypatch: pytest.MonkeyPatch, milliseconds: float, tokens: int
+    milliseconds: float, tokens: int
 ) -> None:
     """What may be waited for between two looks at who still wants what."""
     config = pytorch.KINDS["llama"].config_class(
@@ -156,8 +156,7 @@ def test_a_piece_of_a_prompt_is_as_long_as_the_machine_is_fast(
     )  # fmt: skip
     network = pytorch.Network(pytorch.KINDS["llama"](config).eval(), 1, 64)
     clock = iter(at * 8 * milliseconds / 1000 for at in range(4))
-    monkeypatch.setattr("leasehold.worker.pytorch.time.monotonic", lambda: next(clock))
-    network.rehearse()
+    network.rehearse(lambda: next(clock))
     assert network.piece_tokens == tokens
 
 

@@ -11,7 +11,7 @@ import mmap
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, Final
 
@@ -151,13 +151,13 @@ class Network:
         self._store = _Store(slots, context)
         self.piece_tokens = PIECES_TOKENS[0]
 
-    def rehearse(self) -> None:
+    def rehearse(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Read a few tokens twice, and choose how many make a piece that does not take long here."""
         few = min(PIECES_TOKENS[-1], self._store.context)
         for _ in range(2):  # the first one waits for memory
-            start = time.monotonic()
+            start = clock()
             self.prefill(0, [0] * few, 0)
-            each = (time.monotonic() - start) / few
+            each = (clock() - start) / few
         self.wipe(0, few)
         fit = (one for one in PIECES_TOKENS if one * each <= PIECE_SECONDS)
         self.piece_tokens = next(fit, PIECES_TOKENS[-1])
