@@ -214,7 +214,7 @@ SUBJECTS = {
     ),
     "transformers": Subject(
         "transformers",
-        frozenset({Capability.CHAT, Capability.TEXT, Capability.PROBS}),
+        LANGUAGE,
         folder(2),
         folder(160),
         lambda place, size: folder(size)(place),

@@ -39,7 +39,7 @@ CAN = {
     "fake": set(Capability) - {Capability.SCHEMA},
     "llama": {Capability.CHAT, Capability.TEXT, Capability.SCHEMA, Capability.PROBS},
     "onnx": {Capability.EMBED},
-    "transformers": {Capability.CHAT, Capability.TEXT, Capability.PROBS},
+    "transformers": {Capability.CHAT, Capability.TEXT, Capability.SCHEMA, Capability.PROBS},
     "openvino": {Capability.CHAT, Capability.TEXT, Capability.SCHEMA, Capability.PROBS},
 }
 
@@ -228,25 +228,27 @@ def test_requests_side_by_side_do_not_mix(writer: Subject) -> None:
         assert list(pool.map(run, prompts)) == alone
 
 
+@pytest.mark.parametrize("name", ["llama", "transformers"])
 def test_a_schema_holds_and_characters_of_many_tokens_come_whole(
-    subjects: dict[str, Subject],
+    subjects: dict[str, Subject], name: str
 ) -> None:
     listener = Listener()
     ask = Generate(1, Text("a"), 100, Sampling(json_schema=SCHEMA))
-    done = subjects["llama"].engine.generate(ask, listener)
+    done = subjects[name].engine.generate(ask, listener)
     assert json.loads(listener.text) == "äé€😀"
     assert done.reason is Reason.STOP
     assert done.output_tokens == listener.tokens
     assert "\ufffd" not in "".join(text for text, _ in listener.calls)
 
 
+@pytest.mark.parametrize("name", ["llama", "transformers"])
 @pytest.mark.parametrize("schema", ["{", '{"type": "nothing"}', '{"$ref": "http://127.0.0.1/x"}'])
 def test_a_schema_that_is_none_is_the_callers_fault(
-    subjects: dict[str, Subject], schema: str
+    subjects: dict[str, Subject], schema: str, name: str
 ) -> None:
     ask = Generate(1, Text("a"), 4, Sampling(json_schema=schema))
     with pytest.raises(BadRequest):
-        subjects["llama"].engine.generate(ask, Listener())
+        subjects[name].engine.generate(ask, Listener())
 
 
 @pytest.mark.parametrize("name", ["llama", "transformers"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -216,16 +217,34 @@ def test_a_sampler_chooses_among_what_it_may(sampling: Sampling, allowed: set[in
 
 
 def test_what_it_does_not_do_is_refused(tiny_folder: Files, in_memory: InMemory) -> None:
-    engine = loaded(tiny_folder, in_memory)
     tools = Chat((Message(Role.USER, "a"),), Tools("[]"))
-    asked = (
-        Generate(1, tools, 4, GREEDY),
-        Generate(1, Text("a"), 4, Sampling(json_schema="{}")),
-        Generate(1, Text("a"), 4, Sampling(grammar="start: x")),
-    )
-    for one in asked:
-        with pytest.raises(UnsupportedParameter):
-            engine.generate(one, Listener())
+    with pytest.raises(UnsupportedParameter):
+        loaded(tiny_folder, in_memory).generate(Generate(1, tools, 4, GREEDY), Listener())
+
+
+def test_a_schema_and_a_grammar_hold_beside_others(tiny_folder: Files, in_memory: InMemory) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": ["x", "yy"]}}, "required": ["a"]}
+    held = Sampling(seed=3, json_schema=json.dumps(schema | {"additionalProperties": False}))
+    ruled = Sampling(seed=4, grammar='start: "lease" /[0-9]{3}/')
+    engine = loaded(tiny_folder, in_memory)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(said, engine, Text("a"), held, 60)
+        second = pool.submit(said, engine, Text("a"), ruled, 60)
+        free = pool.submit(said, engine, asks("What is a custodian?"))
+    assert json.loads(first.result())["a"] in ("x", "yy")
+    assert re.fullmatch("lease[0-9]{3}", second.result())
+    assert free.result() == "The custodian owns the model and lends it."
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(json_schema="{"), Sampling(grammar="start: nothing"), Sampling(grammar="x: y")],
+)
+def test_a_rule_that_does_not_compile_is_the_callers_fault(
+    tiny_folder: Files, in_memory: InMemory, sampling: Sampling
+) -> None:
+    with pytest.raises(BadRequest):
+        loaded(tiny_folder, in_memory).generate(Generate(1, Text("a"), 4, sampling), Listener())
 
 
 # Files -----------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from tests.worker.test_engines import Listener
 from tests.worker.test_transformers import FOLDERS, QUESTIONS, asks, said
 
 from leasehold.core.frames import Chat, Generate, Reason, Sampling, Settings, Text, Tokens
-from leasehold.errors import BadModel, InputTooLong, WorkerFailed
+from leasehold.errors import BadModel, InputTooLong, UnsupportedParameter, WorkerFailed
 from leasehold.worker import shards
 
 HERE = Path(__file__).parent
@@ -116,7 +116,9 @@ def test_what_we_set_is_there(vllm: Any, engine: Any) -> None:
     assert "DELTA" in RECORD["fields"]["vllm.sampling_params:RequestOutputKind"]
     assert "model_loader_extra_config" in RECORD["fields"]["vllm.config.load:LoadConfig"]
     assert "prompt_token_ids" in RECORD["fields"]["vllm.inputs.llm:TokensPrompt"]
-    assert {"token_ids", "logprobs"} <= set(RECORD["fields"]["vllm.outputs:CompletionOutput"])
+    assert {"token_ids", "logprobs", "finish_reason"} <= set(
+        RECORD["fields"]["vllm.outputs:CompletionOutput"]
+    )
     assert {"logprob", "rank"} <= set(RECORD["fields"]["vllm.logprobs:Logprob"])
     assert {"request_id", "outputs", "finished"} <= set(
         RECORD["functions"]["vllm.outputs:RequestOutput.__init__"]
@@ -291,6 +293,12 @@ def test_probabilities_have_their_own_token_first(engine: Any) -> None:
         engine.generate(Generate(1, Text("a"), 4, Sampling(seed=3, probs=probs)), emit)
         assert [len(row) for row in rows] == [probs] * len(rows)
         rows.clear()
+
+
+def test_schemas_and_grammars_are_refused(engine: Any) -> None:
+    for sampling in (Sampling(json_schema="{}"), Sampling(grammar="start: x")):
+        with pytest.raises(UnsupportedParameter):
+            engine.generate(Generate(1, Text("a"), 4, sampling), Listener())
 
 
 def test_a_vllm_that_fails_fails_the_requests(engine: Any) -> None:

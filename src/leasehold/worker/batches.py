@@ -21,7 +21,9 @@ EXIT_STATUS_BUG: Final = 70  # EX_SOFTWARE of sysexits.h
 
 
 class Chooser(Protocol):
-    """Picks a token."""
+    """Picks a token; `ended` where nothing can come after the last one."""
+
+    ended: bool
 
     def choose(self, logits: Logits) -> tuple[int, list[tuple[int, float]]]:
         """See `pytorch.Sampler`."""
@@ -116,8 +118,9 @@ class Batches:
     def _tell(self, writing: Writing, logits: Logits) -> None:
         writing.last, probs = writing.chooser.choose(logits)
         writing.made += 1
-        last = writing.made == writing.most or writing.last in writing.ends
-        writing.news.put(Made(writing.last, probs, last))
+        stopped = writing.last in writing.ends or writing.chooser.ended
+        last = stopped or writing.made == writing.most
+        writing.news.put(Made(writing.last, probs, last, stopped))
         if last:
             self._release(writing)
 

@@ -30,6 +30,7 @@ from transformers.models.smollm3.modeling_smollm3 import SmolLM3ForCausalLM
 
 from leasehold.core.frames import Sampling
 from leasehold.errors import BadModel
+from leasehold.worker.constraint import Constraint
 from leasehold.worker.recipe import Recipe, check_layers
 from leasehold.worker.shards import Stored
 
@@ -244,17 +245,29 @@ class _Store:
 
 
 class Sampler:
-    """Chooses tokens for one request. The same seed on the same logits chooses the same."""
+    """Chooses tokens for one request. The same seed on the same logits chooses the same.
 
-    def __init__(self, sampling: Sampling, seed: int) -> None:
-        """With OpenAI's parameters; temperature 0 takes the likeliest."""
+    `ended` where a constraint lets nothing come after the last one.
+    """
+
+    def __init__(
+        self, sampling: Sampling, seed: int, held: Constraint | None = None, vocabulary: int = 0
+    ) -> None:
+        """With OpenAI's parameters; temperature 0 takes the likeliest of what `held` allows."""
+        self.ended = False
+        self._held = held
+        self._mask: Any = None if held is None else torch.from_numpy(held.allowed(vocabulary))
         self._sampling = sampling
         self._random = torch.Generator().manual_seed(seed)
         self._made: dict[int, int] = {}
 
     def choose(self, logits: Logits) -> tuple[int, list[tuple[int, float]]]:
         """A token, and where probabilities were asked for its own and the likeliest, as logarithms."""
-        token = self._pick(self._penalised(logits))
+        token = self._pick(self._allowed(self._penalised(logits)))
+        if self._held is not None:
+            self._held.take(token)
+            self._mask = torch.from_numpy(self._held.allowed(len(logits)))
+            self.ended = self._held.ended or not self._mask.any()
         self._made[token] = self._made.get(token, 0) + 1
         asked = self._sampling.probs
         if not asked:
@@ -264,6 +277,9 @@ class Sampler:
         rows = [(token, float(logs[token]))]
         rows += zip(top.indices.tolist(), top.values.tolist(), strict=True)
         return token, rows[:asked]
+
+    def _allowed(self, logits: Logits) -> Logits:
+        return logits if self._mask is None else logits.masked_fill(~self._mask, -torch.inf)
 
     def _penalised(self, logits: Logits) -> Logits:
         """OpenAI's rule: once for having come at all, and once for each time."""

@@ -43,6 +43,8 @@ class Spelling:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._in_bytes = '"ByteLevel"' in json.dumps(json.loads(data).get("decoder"))
+        added = self._tokenizer.get_added_tokens_decoder()
+        self.specials = sorted(at for at, token in added.items() if token.special)
         tokens = self._tokenizer.get_vocab(with_added_tokens=True)
         if not tokens:
             raise BadModel(about=file.name, got="no tokens")

@@ -34,7 +34,7 @@ class TransformersEngine:
         """Read config.json, tokenizer.json and the safetensors files. Raises BadModel."""
         named = {file.name: file for file in files}
         found = recipe.read(named)
-        words = Words(found, named, settings)
+        words = Words(found, named, settings, constrains=True)
         network = pytorch.open_network(
             found,
             shards.read(files),
@@ -53,9 +53,10 @@ class TransformersEngine:
         """Continue the prompt; `emit` is called by the thread of the caller. See `Engine.generate`."""
         words, batches = self._loaded()
         ids = words.admit(request)
+        held = words.constraint(request)
         if not emit("", 0):
             return Done(request.id, Reason.CANCELLED, len(ids), 0)
-        sampler = Sampler(request.sampling, words.seed(request))
+        sampler = Sampler(request.sampling, words.seed(request), held, words.vocabulary)
         writing = Writing(ids, words.most(request, ids), words.ends, sampler)
         batches.add(writing)
         try:

@@ -179,7 +179,8 @@ def _tell(asked: Asked, output: Any) -> None:
     end = len(one.token_ids) - 1
     for at, token in enumerate(one.token_ids):
         probs = _probs(token, one.logprobs, at, asked.likeliest)
-        asked.news.put(Made(token, probs, output.finished and at == end))
+        last = output.finished and at == end
+        asked.news.put(Made(token, probs, last, last and one.finish_reason == "stop"))
     if output.finished and end < 0:
         asked.news.put(Broke(WorkerFailed(about="vLLM", got="an end without a last token")))
 

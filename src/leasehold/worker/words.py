@@ -21,6 +21,7 @@ from leasehold.core.frames import (
 )
 from leasehold.errors import BadModel, BadRequest, InputTooLong, UnsupportedParameter, WorkerFailed
 from leasehold.worker import recipe
+from leasehold.worker.constraint import Constraint, Grammars, Tokens
 from leasehold.worker.engine import Emit
 from leasehold.worker.recipe import Recipe
 from leasehold.worker.spelling import Cut, Speech, Spelling
@@ -39,6 +40,7 @@ class Made:
     token: int
     probs: list[tuple[int, float]]
     last: bool
+    stopped: bool  # by an end token, or as a grammar is at its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,15 @@ News = Read | Made | Broke
 class Words:
     """Tokenizer, template and limits of one loaded model."""
 
-    def __init__(self, found: Recipe, named: Mapping[str, MemoryFile], settings: Settings) -> None:
-        """Read tokenizer.json. Raises BadModel."""
+    def __init__(
+        self,
+        found: Recipe,
+        named: Mapping[str, MemoryFile],
+        settings: Settings,
+        *,
+        constrains: bool = False,
+    ) -> None:
+        """Read tokenizer.json. Grammars are for engines that ask before each token. Raises BadModel."""
         if recipe.TOKENIZER not in named:
             raise BadModel(about="files", got=sorted(named)[:8], expected=recipe.TOKENIZER)
         self._spelling = Spelling(named[recipe.TOKENIZER])
@@ -63,14 +72,17 @@ class Words:
         rows = found.config.get("vocab_size")
         if not isinstance(rows, int) or self._spelling.size > rows:
             raise BadModel(about="tokens", got=self._spelling.size, expected=rows)
-        self._vocabulary = rows
+        self.vocabulary = rows
         self._settings = settings
+        self._grammars = self._spelled(min(found.ends)) if constrains and found.ends else None
         self.ends = found.ends
         self.context = min(settings.context_tokens, found.context_tokens)
 
     def loaded(self) -> Loaded:
         """What an engine can do by these words."""
         can = [Capability.TEXT, Capability.PROBS]
+        if self._grammars is not None:
+            can.append(Capability.SCHEMA)
         if self._template is not None:
             can.append(Capability.CHAT)
         return Loaded(tuple(can), self.context, self._spelling.longest_token_bytes)
@@ -96,17 +108,32 @@ class Words:
 
         Raises InputTooLong, BadRequest, UnsupportedParameter.
         """
-        if request.sampling.json_schema or request.sampling.grammar:
+        sampling = request.sampling
+        if self._grammars is None and (sampling.json_schema or sampling.grammar):
             raise UnsupportedParameter(about="json_schema and grammar")
         if isinstance(request.prompt, frames.Chat) and request.prompt.tools is not None:
             raise UnsupportedParameter(about="tools")
         ids = self.ids(request.prompt)
         if len(ids) >= self.context:
             raise InputTooLong(got=len(ids), expected=self.context - 1)
-        if not ids or max(ids) >= self._vocabulary:
-            known = f"one token or more, below {self._vocabulary}"
+        if not ids or max(ids) >= self.vocabulary:
+            known = f"one token or more, below {self.vocabulary}"
             raise BadRequest(about="prompt", got=max(ids, default=None), expected=known)
         return ids
+
+    def constraint(self, request: Generate) -> Constraint | None:
+        """What holds the answer to a schema or a grammar. Raises BadRequest."""
+        if self._grammars is None:
+            return None
+        return self._grammars.start(request.sampling.json_schema, request.sampling.grammar)
+
+    def _spelled(self, end: int) -> Grammars:
+        table = [self._spelling.own_bytes(at) for at in range(self._spelling.size)]
+
+        def encode(text: str) -> Sequence[int]:
+            return self._spelling.tokens(text, bare=True)
+
+        return Grammars(Tokens(table, self._spelling.specials, end, encode))
 
     def seed(self, request: Generate) -> int:
         """The caller's, else one that no other request has."""
@@ -130,7 +157,7 @@ class Words:
                 case Read():
                     if not emit("", 0):
                         return Done(request.id, Reason.CANCELLED, asked, made)
-                case Made(token, probs, last):
+                case Made(token, probs, last, stopped):
                     made += 1
                     text = cut.take(speech.take(token))
                     if last and not cut.found:
@@ -138,7 +165,7 @@ class Words:
                         text += "" if cut.found else cut.finish()
                     row = tuple(Prob(self._spelling.own_bytes(one), log) for one, log in probs)
                     go_on = emit(text, 1, (), (row,)) if row else emit(text, 1)
-                    if cut.found or (last and token in self.ends):
+                    if cut.found or stopped:
                         return Done(request.id, Reason.STOP, asked, made)
                     if last:
                         return Done(request.id, Reason.LENGTH, asked, made)

@@ -108,7 +108,9 @@ class LLMEngine:
         token, row = one.sampler.choose(logits)
         one.ids.append(token)
         one.made += 1
-        finished = one.made == one.chosen["max_tokens"] or token in one.chosen["stop_token_ids"]
+        stopped = token in one.chosen["stop_token_ids"]
+        finished = stopped or one.made == one.chosen["max_tokens"]
+        reason = None if not finished else "stop" if stopped else "length"
         if finished:
             del self.open[name]
         said = {
@@ -116,6 +118,8 @@ class LLMEngine:
         }
         said.setdefault(token, SimpleNamespace(logprob=row[0][1], rank=999))
         output = SimpleNamespace(
-            token_ids=[token], logprobs=[said] if one.chosen["logprobs"] else None
+            finish_reason=reason,
+            token_ids=[token],
+            logprobs=[said] if one.chosen["logprobs"] else None,
         )
         return SimpleNamespace(request_id=name, outputs=[output], finished=finished)
