@@ -14,6 +14,7 @@ BENCHES = (
     "engines",
     "embeddings",
     "worker",
+    "openvino",
     "verify",
     "refusals",
     "ledger",

@@ -23,6 +23,7 @@ PACKAGES: Final = (
     "dcap-qvl",
     "xllamacpp",
     "onnxruntime",
+    "openvino",
 )
 
 

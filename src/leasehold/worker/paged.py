@@ -22,7 +22,11 @@ from leasehold.worker import ir
 from leasehold.worker.vino import Runtime, ops, ov, to_pages
 
 BLOCK_TOKENS: Final = 32  # of OpenVINO's processor plugin: tokens in one page of the cache
-WARM_UP_TOKENS: Final = (128, 32, 8, 4, 2, 1)  # without AVX-512, 4 and fewer are packed anew
+WARM_UP_TOKENS: Final = (
+    1,
+    8,
+    32,
+)  # few and many are packed apart; without AVX-512 also narrow ones
 TAIL_STEPS: Final = 8  # operations between the last matrix and the logits
 _MAP_FIXED: Final = 0x10
 ROWS: Final = "leasehold_rows"  # the input that says of which tokens logits are wanted
