@@ -56,7 +56,7 @@ os._exit(0)
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Moments in milliseconds since the process was started, and its CPU until it answered."""
+    """Milliseconds from the process' start to each moment, and its CPU to the answer and to `imported`."""
 
     imported: float
     listening: float
@@ -65,6 +65,7 @@ class Start:
     ready: float
     answered: float
     cpu: float
+    cpu_imported: float
 
 
 def measure() -> list[Row]:
@@ -102,10 +103,13 @@ def _start(house: House) -> Start:
     )
     try:
         at: dict[str, float] = {}
+        cpu_imported = 0.0
         if process.stderr is None:
             raise RuntimeError("no output")
         for line in process.stderr:
             event: dict[str, Any] = json.loads(line)
+            if event["event"] == "imported":
+                cpu_imported = 1e3 * _family_cpu(process.pid)
             at[event["event"]] = 1e3 * (time.perf_counter() - began)  # of `loading` the last
             if event["event"] == "serving":
                 break
@@ -121,7 +125,7 @@ def _start(house: House) -> Start:
         process.send_signal(signal.SIGTERM)
         process.wait()
     names = ("imported", "listening", "attested", "loading", "engine_ready")
-    return Start(*(at[name] for name in names), answered, cpu)
+    return Start(*(at[name] for name in names), answered, cpu, cpu_imported)
 
 
 def _ask(wire: http.client.HTTPSConnection, key: str) -> None:
@@ -174,6 +178,11 @@ def _rows(starts: list[Start], engine: list[float]) -> list[Row]:
             "the process to its first answer, less the weights",
             [one.answered - weights(one) for one in starts],
             beside=f"{cpu:.0f} ms of CPU, the engine's process included",
+        ),
+        row(
+            "CPU of the enclave's code to its first answer, both processes",
+            [one.cpu - one.cpu_imported for one in starts],
+            beside="the engine's interpreter, imports and load included",
         ),
         row("of it: interpreter and imports", [one.imported for one in starts]),
         row("of it: configuration, keys, port", [one.listening - one.imported for one in starts]),
