@@ -587,6 +587,13 @@ class NoModelYet(Unavailable):
     do = "Wait until the enclave has attested; see its log for the custodian's reason if it does not."
 
 
+class NoMemoryFiles(Unavailable):
+    """The kernel has no memory files, and a model's plaintext goes nowhere else."""
+
+    code = "no_memory_files"
+    do = "Run the enclave in a TDX or SEV-SNP guest: Gramine has no memfd_create."
+
+
 class ModelTooLarge(Unavailable):
     """There is not the memory that the engine takes while it loads this model."""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from leasehold.core.frames import (
     Embed,
     Generate,
     Loaded,
+    MemoryFile,
     Message,
     Prompt,
     Reason,
@@ -325,3 +328,25 @@ def test_onnx_refuses_what_is_no_model(encoder: Model, in_memory: InMemory) -> N
 def test_a_folder_of_other_files_is_no_model(in_memory: InMemory, name: str) -> None:
     with pytest.raises(BadModel):
         engine_named(name).load([in_memory("readme.txt", b"hello")], SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["llama", "onnx", "openvino"])
+def test_it_loads_from_any_descriptor_where_there_are_no_memory_files(
+    name: str,
+    nonsense: Model,
+    encoder: Model,
+    tiny_ir: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """W-10: as from a tmpfs inside an enclave; each file is opened, and its name gone."""
+    model = {"llama": nonsense, "onnx": encoder, "openvino": tiny_ir}[name]
+    monkeypatch.delattr(os, "memfd_create")
+    files = []
+    for title, data in model.files.items():
+        (tmp_path / title).write_bytes(data)
+        files.append(MemoryFile(title, len(data), os.open(tmp_path / title, os.O_RDONLY)))
+        (tmp_path / title).unlink()
+    assert set(engine_named(name).load(files, SETTINGS).capabilities) == CAN[name]
+    for file in files:
+        os.close(file.fd)

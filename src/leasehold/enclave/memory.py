@@ -5,11 +5,13 @@ Spec: docs/spec/worker.md, W-10. Refuses to know what the bytes are; nothing her
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from typing import Final
 
 from leasehold.core.frames import MemoryFile
+from leasehold.errors import NoMemoryFiles
 
 _MFD_NOEXEC_SEAL: Final = 0x8  # since Linux 6.3; not in Python's os module
 _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW
@@ -18,12 +20,14 @@ _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW
 def create(name: str, size: int) -> MemoryFile:
     """An empty file of `size` bytes; its pages come into being as they are written.
 
-    Raises OSError where the kernel has no memory files (as under Gramine) or no memory.
+    Raises NoMemoryFiles where the kernel has none (as under Gramine), OSError where it has no memory.
     """
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
         fd = os.memfd_create("model", flags | _MFD_NOEXEC_SEAL)  # names show in /proc
-    except OSError:
+    except OSError as cause:
+        if cause.errno == errno.ENOSYS:
+            raise NoMemoryFiles(about="memfd_create", got=cause) from cause
         fd = os.memfd_create("model", flags)
     os.truncate(fd, size)
     return MemoryFile(name, size, fd)
