@@ -46,7 +46,7 @@ def draw(found: dict[str, Any]) -> None:
         axes.text(one, at, label, va="center", ha="left" if one >= 1 else "right", fontsize=7)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
-    axes.set_xlim(min(0.2, *shown) / 3, max(2.0, *shown) * 6)
+    axes.set_xlim(min(0.2, *shown) / 3, max(2.0, *shown) * 9)
     axes.set_yticks(
         range(len(rows)), [f"{row['bench']}: {row['what']}" for row in rows], fontsize=7
     )
