@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -23,9 +24,11 @@ from leasehold.core.frames import (
     Tools,
 )
 from leasehold.errors import BadModel, BadRequest, UnsupportedParameter
-from leasehold.worker import batch, pieces
+from leasehold.worker import batch
 from leasehold.worker.paged import Part
 from leasehold.worker.sampler import Sampler, logarithms
+from leasehold.worker.spelling import Spelling
+from leasehold.worker.words import Made, News, Read
 
 GREEDY = Sampling(temperature=0.0)
 QUESTION = Chat((Message(Role.USER, "What is a lease?"),))
@@ -151,11 +154,15 @@ def job(prompt: Sequence[int], most: int) -> batch.Job:
     return batch.Job(prompt, most, Sampler(GREEDY, 0), frozenset())
 
 
+def tokens(news: Iterable[News]) -> list[int | None]:
+    return [one.token if isinstance(one, Made) else None for one in news]
+
+
 def test_a_long_prompt_comes_in_pieces_and_is_wiped_in_the_end() -> None:
     model = Counting()
     steps = batch.Batch(model, 1)
     events = list(steps.run(job([1] * 300, 2)))
-    assert [event.token if event else None for event in events] == [None, None, 2, 3]  # type: ignore[union-attr]
+    assert tokens(events) == [None, None, 2, 3]
     assert [step[0][1:] for step in model.steps] == [(0, 128), (128, 128), (256, 44), (300, 1)]
     assert model.wiped == [(0, 301)]
 
@@ -174,10 +181,10 @@ def test_who_stops_asking_ends_the_job() -> None:
     model = Patient()
     steps = batch.Batch(model, 1)
     events = steps.run(asked)
-    assert next(events) is None
+    assert next(events) == Read()
     events.close()
     assert len(model.steps) == 2
-    assert [one.token for one in steps.run(job([5], 3))] == [6, 7, 8]  # type: ignore[union-attr]
+    assert tokens(steps.run(job([5], 3))) == [6, 7, 8]
 
 
 # Choosing --------------------------------------------------------------------------------------------
@@ -216,32 +223,40 @@ def test_what_was_said_is_punished_and_what_is_not_allowed_never_comes() -> None
 # Text ------------------------------------------------------------------------------------------------
 
 
-def test_characters_come_whole_and_a_stop_never() -> None:
-    text = pieces.Text(("END",))
-    given = [text.feed(part) for part in (b"a\xc3", b"\xa4E", b"N", b"x", b" E", b"ND!")]
-    assert given == ["a", "ä", "", "ENx", " ", ""]
-    assert text.ended
-    text = pieces.Text(("END",))
-    assert text.feed(b"\xff\xe2E", last=True) == "\ufffd\ufffdE"
-    assert not text.ended
+def test_bytes_of_tokens_in_both_spellings(in_memory: InMemory) -> None:
+    special = {"content": "<s>", "special": True} | dict.fromkeys(
+        ("single_word", "lstrip", "rstrip", "normalized"), False
+    )
+
+    def table(vocabulary: dict[str, int], decoder: str, size: int) -> object:
+        model = {"type": "BPE", "vocab": vocabulary, "merges": [], "byte_fallback": True}
+        added = [special | {"id": len(vocabulary)}]
+        told = {"version": "1.0", "added_tokens": added, "model": model}
+        told["decoder"] = {"type": decoder, **_SPELLINGS[decoder]}
+        return Spelling(in_memory("tokenizer.json", json.dumps(told).encode())).table(size)
+
+    letters = {"\u0120a": 0, "\u00c3": 1, "b": 2}
+    assert table(letters, "ByteLevel", 5) == ([b" a", b"\xc3", b"b", b"", b""], [3])
+    assert table({"\u2581a": 0, "<0x0A>": 1}, "ByteFallback", 2) == ([b" a", b"\n"], [])
+    assert table(letters, "WordPiece", 4) is None
 
 
-def test_bytes_of_tokens_in_both_spellings() -> None:
-    added = '[{"id": 3, "content": "<s>", "special": true}]'
-    letters = (
-        '{"decoder": {"type": "ByteLevel"}, "added_tokens": ADDED,'
-        ' "model": {"vocab": {"\u0120a": 0, "\u00c3": 1, "b": 2, "<s>": 3}}}'
-    )
-    assert pieces.pieces(letters.replace("ADDED", added), 5) == [b" a", b"\xc3", b"b", b"", b""]
-    other = (
-        '{"decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}]},'
-        ' "added_tokens": [], "model": {"vocab": [["\u2581a", 0.0], ["<0x0A>", 0.0]]}}'
-    )
-    assert pieces.pieces(other, 2) == [b" a", b"\n"]
-    assert pieces.longest([b"\xc3", b"abcd"]) == 4
-    for wrong in ("{}", "[", letters.replace("ByteLevel", "WordPiece").replace("ADDED", added)):
-        with pytest.raises(BadModel):
-            pieces.pieces(wrong, 4)
+_SPELLINGS = {
+    "ByteLevel": {"add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    "ByteFallback": {},
+    "WordPiece": {"prefix": "##", "cleanup": True},
+}
+
+
+def test_a_model_that_scores_other_tokens_than_its_configuration_says_is_refused(
+    tiny_ir: Model, in_memory: InMemory
+) -> None:
+    config = json.loads(tiny_ir.files["config.json"])
+    config["vocab_size"] += 1
+    files = dict(tiny_ir.files) | {"config.json": json.dumps(config).encode()}
+    with pytest.raises(BadModel) as refusal:
+        engine_named("openvino").load([in_memory(*one) for one in files.items()], SETTINGS)
+    assert refusal.value.about == "vocab_size"
 
 
 def test_token_ids_beyond_the_vocabulary_are_the_callers_fault_here_too(

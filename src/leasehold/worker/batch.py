@@ -12,11 +12,11 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from leasehold.core.frames import Reason
 from leasehold.errors import LeaseholdError
 from leasehold.worker.constraint import Constraint
 from leasehold.worker.paged import Floats, Part
 from leasehold.worker.sampler import Sampler, logarithms
+from leasehold.worker.words import Broke, Made, News, Read
 
 STEP_TOKENS: Final = 128  # of all sequences together: prefill is asked after these whether to go on
 
@@ -29,22 +29,6 @@ class Model(Protocol):
 
     def wipe(self, slot: int, tokens: int) -> None:
         """Zeros in the slot's cache."""
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A token; with the last one comes the reason.
-
-    `probs` are logarithms of probabilities, where they were asked for: its own, and the likeliest.
-    """
-
-    token: int
-    reason: Reason | None = None
-    probs: tuple[tuple[int, float], ...] = ()
-
-
-Event = Made | LeaseholdError | None
-"""What comes of a step: a token, the end by a fault, or only a piece of the prompt."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +46,7 @@ class Job:
     made: int = 0
     last: int = -1
     over: bool = False
-    events: queue.SimpleQueue[Event] = field(default_factory=queue.SimpleQueue)
+    news: queue.SimpleQueue[News] = field(default_factory=queue.SimpleQueue)
 
     def next_tokens(self, room: int) -> Sequence[int]:
         """What to compute next: the last token, or at most `room` of the prompt."""
@@ -74,18 +58,17 @@ class Job:
         """`count` tokens were computed, with these logits after the last."""
         self.past += count
         if self.past < len(self.prompt):
-            self.events.put(None)
+            self.news.put(Read())
             return
         allowed = self.constraint.allowed(len(logits)) if self.constraint else None
         token = self.sampler.choose(logits, allowed)
         if self.constraint:
             self.constraint.take(token)
         self.made, self.last = self.made + 1, token
-        reason = Reason.LENGTH if self.made >= self.most else None
-        if token in self.ends or (self.constraint and self.constraint.ended):
-            reason = Reason.STOP
-        self.over = self.over or reason is not None
-        self.events.put(Made(token, reason, self._told(logits, token)))
+        stopped = token in self.ends or (self.constraint is not None and self.constraint.ended)
+        last = stopped or self.made >= self.most
+        self.over = self.over or last
+        self.news.put(Made(token, self._told(logits, token), last, stopped))
 
     def _told(self, logits: Floats, token: int) -> tuple[tuple[int, float], ...]:
         if not self.probs:
@@ -106,8 +89,8 @@ class Batch:
         self._changed = threading.Condition()
         threading.Thread(target=self._work, name="steps", daemon=True).start()
 
-    def run(self, job: Job) -> Generator[Event, None, None]:
-        """Events of the job until its last token or fault; it ends where the caller stops asking."""
+    def run(self, job: Job) -> Generator[News, None, None]:
+        """News of the job until its last token or fault; it ends where the caller stops asking."""
         with self._changed:
             self._changed.wait_for(lambda: self._free)
             job.slot = self._free.pop()
@@ -115,9 +98,9 @@ class Batch:
             self._changed.notify_all()
         try:
             while True:
-                event = job.events.get()
-                yield event
-                if isinstance(event, LeaseholdError) or (event and event.reason):
+                one = job.news.get()
+                yield one
+                if isinstance(one, Broke) or (isinstance(one, Made) and one.last):
                     return
         finally:
             job.over = True
@@ -151,4 +134,4 @@ class Batch:
         except LeaseholdError as refusal:
             for job in jobs:
                 job.over = True
-                job.events.put(refusal)
+                job.news.put(Broke(refusal))

@@ -31,7 +31,7 @@ from transformers.models.smollm3.modeling_smollm3 import SmolLM3ForCausalLM
 from leasehold.core.frames import Sampling
 from leasehold.errors import BadModel
 from leasehold.worker.constraint import Constraint
-from leasehold.worker.recipe import Recipe, check_layers
+from leasehold.worker.recipe import Recipe, check_network
 from leasehold.worker.shards import Stored
 
 # The governor's environment says so before the import; where there is none, this does.
@@ -81,7 +81,7 @@ def open_network(
 def _build(recipe: Recipe, tensors: Mapping[str, Stored]) -> Any:
     """W-17: the network of that configuration, its parameters views of the files."""
     kind = KINDS[recipe.kind]
-    check_layers(recipe, len(tensors))
+    check_network(recipe, len(tensors))
     config = kind.config_class(**recipe.config)
     config._attn_implementation = "sdpa"
     with torch.device("meta"):

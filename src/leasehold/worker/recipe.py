@@ -26,7 +26,7 @@ ROPES: Final = ("default", "linear", "llama3", "yarn")  # others change with the
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`config` are the fields of the model's configuration, `ends` the tokens that end a text.
+    """`config` are the fields of the model's configuration, `ends` the tokens that end a text, where it says.
 
     `template` is empty where the model knows no chats; `marks` are special tokens that it may name.
     """
@@ -37,7 +37,7 @@ class Recipe:
     ]  # names of classes; the engines that read them have their own lists
     config: Mapping[str, Any]
     context_tokens: int
-    ends: frozenset[int]
+    ends: frozenset[int] | None
     template: str
     marks: Mapping[str, str]
 
@@ -49,23 +49,18 @@ def read(named: Mapping[str, MemoryFile]) -> Recipe:
     config = _object(named[CONFIG])
     generation = _object(named[GENERATION]) if GENERATION in named else {}
     words = _object(named[TOKENIZER_CONFIG]) if TOKENIZER_CONFIG in named else {}
-    if "quantization_config" in config:
-        raise BadModel(
-            about=CONFIG, got="quantization_config", expected="weights that are not packed"
-        )
     kept = {
         key: value
         for key, value in config.items()
         if not key.startswith("_") and key not in (*_DROPPED, *_DROPPED_TOO)
     }
-    _check_rope(config)
     ends = generation.get("eos_token_id", config.get("eos_token_id"))
     return Recipe(
         str(config.get("model_type")),
         tuple(str(one) for one in config.get("architectures") or ()),
         kept,
         _context(config),
-        frozenset(_ids(ends)),
+        None if ends is None else frozenset(_ids(ends)),
         _template(named, words),
         {
             key: mark
@@ -75,8 +70,17 @@ def read(named: Mapping[str, MemoryFile]) -> Recipe:
     )
 
 
-def check_layers(recipe: Recipe, tensors: int) -> None:
-    """Raise BadModel for a number of layers that the tensors cannot fill: building them could take for ever."""
+def check_network(recipe: Recipe, tensors: int) -> None:
+    """Raise BadModel for what a network of `transformers` would need more than views of the tensors for.
+
+    Packed weights, positions that change with the longest request, or more layers than the tensors can
+    fill: building them could take for ever.
+    """
+    if "quantization_config" in recipe.config:
+        raise BadModel(
+            about=CONFIG, got="quantization_config", expected="weights that are not packed"
+        )
+    _check_rope(recipe.config)
     layers = recipe.config.get("num_hidden_layers")
     if not isinstance(layers, int) or not 0 < layers <= tensors:
         raise BadModel(about="num_hidden_layers", got=layers, expected=f"1 to {tensors}")
@@ -111,8 +115,8 @@ def _context(config: Mapping[str, Any]) -> int:
 
 
 def _ids(said: object) -> list[int]:
-    """None, one id or a list."""
-    listed: list[Any] = said if isinstance(said, list) else [] if said is None else [said]
+    """One id or a list."""
+    listed: list[Any] = said if isinstance(said, list) else [said]
     if not all(isinstance(one, int) for one in listed):
         raise BadModel(about="eos_token_id", got=said, expected="token ids")
     return listed

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -28,6 +29,8 @@ _OTHERS: Final = [byte for byte in range(256) if byte not in _PRINTABLE]
 _BYTES: Final = {chr(byte): byte for byte in _PRINTABLE} | {
     chr(256 + at): byte for at, byte in enumerate(_OTHERS)
 }  # GPT-2's letters for bytes
+_SPACE: Final = "\u2581"  # SentencePiece's
+_HEX: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Spelling:
@@ -42,9 +45,9 @@ class Spelling:
             raise BadModel(about=file.name, got=cause) from cause
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._in_bytes = '"ByteLevel"' in json.dumps(json.loads(data).get("decoder"))
-        added = self._tokenizer.get_added_tokens_decoder()
-        self.specials = sorted(at for at, token in added.items() if token.special)
+        decoder = json.dumps(json.loads(data).get("decoder"))
+        self._in_bytes = '"ByteLevel"' in decoder
+        self._in_pieces = '"ByteFallback"' in decoder or '"Metaspace"' in decoder
         tokens = self._tokenizer.get_vocab(with_added_tokens=True)
         if not tokens:
             raise BadModel(about=file.name, got="no tokens")
@@ -62,12 +65,35 @@ class Spelling:
         said: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return said
 
+    def token(self, spelled: str) -> int | None:
+        """The id of a token that is spelled so."""
+        found: int | None = self._tokenizer.token_to_id(spelled)
+        return found
+
     def own_bytes(self, token: int) -> bytes:
         """The bytes that a token stands for, as far as its spelling tells."""
         spelled = self._tokenizer.id_to_token(token) or ""
-        if self._in_bytes and all(char in _BYTES for char in spelled):
-            return bytes(_BYTES[char] for char in spelled)[:LONGEST_TOKEN_BYTES_MAX]
-        return spelled.replace("\u2581", " ").encode()[:LONGEST_TOKEN_BYTES_MAX]
+        if self._in_bytes:
+            if all(char in _BYTES for char in spelled):
+                return bytes(_BYTES[char] for char in spelled)[:LONGEST_TOKEN_BYTES_MAX]
+        elif found := _HEX.fullmatch(spelled):
+            return bytes([int(found[1], 16)])
+        return spelled.replace(_SPACE, " ").encode()[:LONGEST_TOKEN_BYTES_MAX]
+
+    def table(self, size: int) -> tuple[list[bytes], list[int]] | None:
+        """The bytes of the first `size` ids, and the special ones among them, which have none.
+
+        None where tokens do not tell their bytes: the spelling is neither GPT-2's nor SentencePiece's.
+        """
+        if not (self._in_bytes or self._in_pieces):
+            return None
+        added = self._tokenizer.get_added_tokens_decoder()
+        specials = sorted(at for at, one in added.items() if one.special and at < size)
+        plain = {at: one.content.encode() for at, one in added.items() if not one.special}
+        found = [plain.get(at, self.own_bytes(at)) for at in range(size)]
+        for at in specials:
+            found[at] = b""
+        return found, specials
 
 
 class Speech:

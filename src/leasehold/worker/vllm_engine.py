@@ -59,7 +59,7 @@ class VllmEngine:
         named = {file.name: file for file in files}
         found = recipe.read(named)
         words = Words(found, named, settings)
-        recipe.check_layers(found, len(shards.read(files)))  # before a GPU knows of them
+        recipe.check_network(found, len(shards.read(files)))  # before a GPU knows of them
         try:
             vllm_loader.offer(MODEL, configuration(found))
             chosen = arguments(files, settings, words.context)

@@ -19,7 +19,13 @@ from leasehold.core.frames import (
     Reason,
     Settings,
 )
-from leasehold.errors import BadModel, BadRequest, InputTooLong, UnsupportedParameter, WorkerFailed
+from leasehold.errors import (
+    BadModel,
+    BadRequest,
+    InputTooLong,
+    LeaseholdError,
+    UnsupportedParameter,
+)
 from leasehold.worker import recipe
 from leasehold.worker.constraint import Constraint, Grammars, Tokens
 from leasehold.worker.engine import Emit
@@ -38,7 +44,7 @@ class Made:
     """One token; `last` where no other comes."""
 
     token: int
-    probs: list[tuple[int, float]]
+    probs: Sequence[tuple[int, float]]
     last: bool
     stopped: bool  # by an end token, or as a grammar is at its end
 
@@ -47,7 +53,7 @@ class Made:
 class Broke:
     """The engine failed."""
 
-    error: WorkerFailed
+    error: LeaseholdError
 
 
 News = Read | Made | Broke
@@ -74,32 +80,46 @@ class Words:
             raise BadModel(about="tokens", got=self._spelling.size, expected=rows)
         self.vocabulary = rows
         self._settings = settings
-        self._grammars = self._spelled(min(found.ends)) if constrains and found.ends else None
-        self.ends = found.ends
+        self.ends = self._find_ends(found)
+        self._grammars = self._make_grammars() if constrains else None
         self.context = min(settings.context_tokens, found.context_tokens)
 
-    def loaded(self) -> Loaded:
-        """What an engine can do by these words."""
+    def loaded(self, *, has_copied: bool = False) -> Loaded:
+        """What an engine can do by these words; `has_copied` as in `Loaded`."""
         can = [Capability.TEXT, Capability.PROBS]
-        if self._grammars is not None:
-            can.append(Capability.SCHEMA)
         if self._template is not None:
             can.append(Capability.CHAT)
-        return Loaded(tuple(can), self.context, self._spelling.longest_token_bytes)
+        if self._grammars is not None:
+            can.append(Capability.SCHEMA)
+        longest = self._spelling.longest_token_bytes
+        return Loaded(tuple(can), self.context, longest, has_copied=has_copied)
+
+    def constraint(self, request: Generate) -> Constraint | None:
+        """What holds the answer to a schema or a grammar. Raises BadRequest."""
+        if self._grammars is None:
+            return None
+        return self._grammars.start(request.sampling.json_schema, request.sampling.grammar)
+
+    def check_vocabulary(self, rows: int) -> None:
+        """Raise BadModel unless the model scores as many tokens as its configuration says."""
+        if rows != self.vocabulary:
+            raise BadModel(about="vocab_size", got=self.vocabulary, expected=rows)
 
     def ids(self, what: frames.Input) -> list[int]:
-        """Tokens after the template. Raises UnsupportedParameter for texts to embed."""
+        """Tokens after the template. Raises BadRequest, and UnsupportedParameter for texts to embed."""
         match what:
             case frames.Chat():
                 if self._template is None:
                     raise UnsupportedParameter(
                         about="messages", got="a model without a chat template"
                     )
+                if what.tools is not None:
+                    raise UnsupportedParameter(about="tools")
                 return self._spelling.tokens(self._template.render(what), bare=True)
             case frames.Text():
                 return self._spelling.tokens(what.text, bare=False)
             case frames.Tokens():
-                return list(what.ids)
+                return self._known(what.ids)
             case frames.Texts():
                 raise UnsupportedParameter(about="embeddings")
 
@@ -108,32 +128,14 @@ class Words:
 
         Raises InputTooLong, BadRequest, UnsupportedParameter.
         """
-        sampling = request.sampling
-        if self._grammars is None and (sampling.json_schema or sampling.grammar):
+        if self._grammars is None and (request.sampling.json_schema or request.sampling.grammar):
             raise UnsupportedParameter(about="json_schema and grammar")
-        if isinstance(request.prompt, frames.Chat) and request.prompt.tools is not None:
-            raise UnsupportedParameter(about="tools")
         ids = self.ids(request.prompt)
         if len(ids) >= self.context:
             raise InputTooLong(got=len(ids), expected=self.context - 1)
-        if not ids or max(ids) >= self.vocabulary:
-            known = f"one token or more, below {self.vocabulary}"
-            raise BadRequest(about="prompt", got=max(ids, default=None), expected=known)
-        return ids
-
-    def constraint(self, request: Generate) -> Constraint | None:
-        """What holds the answer to a schema or a grammar. Raises BadRequest."""
-        if self._grammars is None:
-            return None
-        return self._grammars.start(request.sampling.json_schema, request.sampling.grammar)
-
-    def _spelled(self, end: int) -> Grammars:
-        table = [self._spelling.own_bytes(at) for at in range(self._spelling.size)]
-
-        def encode(text: str) -> Sequence[int]:
-            return self._spelling.tokens(text, bare=True)
-
-        return Grammars(Tokens(table, self._spelling.specials, end, encode))
+        if not ids:
+            raise BadRequest(about="prompt", got="no token", expected="one token or more")
+        return self._known(ids)
 
     def seed(self, request: Generate) -> int:
         """The caller's, else one that no other request has."""
@@ -171,3 +173,27 @@ class Words:
                         return Done(request.id, Reason.LENGTH, asked, made)
                     if not go_on:
                         return Done(request.id, Reason.CANCELLED, asked, made)
+
+    def _known(self, ids: Sequence[int]) -> list[int]:
+        if ids and max(ids) >= self.vocabulary:
+            raise BadRequest(about="token", got=max(ids), expected=f"< {self.vocabulary}")
+        return list(ids)
+
+    def _find_ends(self, found: Recipe) -> frozenset[int]:
+        if found.ends is not None:
+            return found.ends
+        mark = self._spelling.token(found.marks.get("eos_token", ""))
+        if mark is None:
+            expected = f"in {recipe.GENERATION} or {recipe.CONFIG}"
+            raise BadModel(about="eos_token_id", expected=expected)
+        return frozenset([mark])
+
+    def _make_grammars(self) -> Grammars | None:
+        spelled = self._spelling.table(self.vocabulary)
+        if spelled is None or not self.ends:
+            return None
+
+        def encode(text: str) -> Sequence[int]:
+            return self._spelling.tokens(text, bare=True)
+
+        return Grammars(Tokens(*spelled, min(self.ends), encode))
