@@ -106,7 +106,7 @@ async def _load(name: str, host: WorkerHost, paths: list[Path]) -> tuple[list[Ro
             "OpenVINO: memory at the peak of a load, over the files' size",
             (peak - before + size) / size,
             "",
-            2.2,  # 2.1 where AVX-512 spares a second packing
+            2.1,
             beside=beside,
         ),
         Row("openvino", "OpenVINO: memory after it, over the files' size", after, "", 1.3),
