@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from leasehold.core import frames
-from leasehold.core.frames import CallPart, Counted, Done, Prob, Reason, Sampling, Text, Token
+from leasehold.core.frames import Counted, Done, Reason, Sampling, Text, Token
 from leasehold.worker.outbox import PENDING_MAX, Outbox, Telling
 
 NEVER = 1e9  # seconds since the last write, which no machine has been up for
@@ -82,20 +82,6 @@ def test_not_more_waits_than_the_governor_keeps(ends: Ends) -> None:
     assert len(ends.came()) == PENDING_MAX
 
 
-def test_tokens_of_one_request_become_groups(ends: Ends) -> None:
-    for _ in range(20):
-        ends.outbox.put(Token(1, "a"), NEVER, join=True)
-        ends.outbox.put(Token(2, "b"), NEVER, join=True)
-    part, prob = CallPart(0, "f", "{"), ((Prob(b"x", -1.0),),)
-    ends.outbox.put(Token(2, "", 1, (part,), prob), NEVER, join=True)
-    ends.outbox.put(DONE)
-    assert ends.came() == [
-        *(Token(1, "a" * 16, 16), Token(2, "b" * 16, 16)),
-        *(Token(1, "a" * 4, 4), Token(2, "b" * 4, 5, (part,), prob)),
-        DONE,
-    ]
-
-
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_generation_tells_in_frames_of_16_at_most(ends: Ends, whole: bool) -> None:
     asked = frames.Generate(7, Text("a"), 99, Sampling(), 0, whole)
@@ -108,8 +94,7 @@ def test_a_generation_tells_in_frames_of_16_at_most(ends: Ends, whole: bool) -> 
     came = ends.came()
     while came[-1] != DONE:
         came += ends.next()
-    rest = [(4, "all of itmore")] if whole else [(3, "all of it"), (1, "more")]
     assert [(one.count, one.text) for one in came if isinstance(one, Token)] == [
         *((16, ""), (16, "")),
-        *rest,
+        *((3, "all of it"), (1, "more")),
     ]

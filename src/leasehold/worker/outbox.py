@@ -32,24 +32,17 @@ class Outbox:
         self._wire = wire
         self._changed = threading.Condition()
         self._pending: list[Said] = []
-        self._last: dict[int, int] = {}  # where of each request the last one is among them
         self._written = 0.0  # when something last left, and when something must
         self._due: float | None = None
         threading.Thread(target=self._run, name="outbox", daemon=True).start()
 
-    def put(self, frame: Said, pace: float = 0.0, *, join: bool = False) -> None:
+    def put(self, frame: Said, pace: float = 0.0) -> None:
         """Let the frame leave once `pace` seconds have passed since the last write.
 
-        With `join` the tokens of one request that wait become one frame, in groups.
+        Tokens do not become one frame: where a budget ends, it ends with the last token that it covers.
         """
         with self._changed:
-            at = self._last.get(frame.id) if join else None
-            joined = None if at is None else _joined(self._pending[at], frame)
-            if at is not None and joined is not None:
-                self._pending[at] = joined
-            else:
-                self._last[frame.id] = len(self._pending)
-                self._pending.append(frame)
+            self._pending.append(frame)
             due = self._written + pace
             if due <= time.monotonic() or len(self._pending) >= PENDING_MAX:
                 self._write()
@@ -60,7 +53,6 @@ class Outbox:
     def _write(self) -> None:
         data = b"".join([frames.encode(frame) for frame in self._pending])
         self._pending.clear()
-        self._last.clear()
         self._due = None
         try:
             self._wire.sendall(data)
@@ -78,22 +70,11 @@ class Outbox:
                     self._changed.wait(left)
 
 
-def _joined(last: Said, frame: Said) -> Token | None:
-    if not (isinstance(last, Token) and isinstance(frame, Token)):
-        return None
-    count = last.count + frame.count
-    if count > frames.GROUP_TOKENS_MAX:
-        return None
-    text, calls = last.text + frame.text, last.calls + frame.calls
-    return Token(frame.id, text, count, calls, last.probs + frame.probs)
-
-
 class Telling:
     """The `Emit` of one generation: its tokens in frames, and whether to go on (W-4)."""
 
     def __init__(self, frame: frames.Generate, outbox: Outbox, go_on: Callable[[], bool]) -> None:
         self._id, self._outbox, self._go_on = frame.id, outbox, go_on
-        self._whole = frame.whole
         self._pace = WHOLE_SECONDS if frame.whole else PACE_SECONDS
 
     def __call__(
@@ -109,6 +90,5 @@ class Telling:
             self._outbox.put(Token(self._id, "", frames.GROUP_TOKENS_MAX), self._pace)
             count -= frames.GROUP_TOKENS_MAX
         if count:
-            token = Token(self._id, text, count, calls, probs)
-            self._outbox.put(token, self._pace, join=self._whole)
+            self._outbox.put(Token(self._id, text, count, calls, probs), self._pace)
         return self._go_on()
