@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ CONTEXT: Final = 512
 AT_ONCE: Final = (1, 8, 16)
 TOKENS: Final = 48
 ROUNDS: Final = 3
-FIRSTS: Final = 10
+FIRSTS: Final = 25
+REST_SECONDS: Final = 0.3  # after each: llama.cpp's threads spin on, on the same processors
 PROMPT: Final = "A custodian lends, a borrower runs, a consumer asks."
 LOAD_SECONDS: Final = 300.0
 
@@ -197,9 +199,16 @@ def _rates(targets: list[Target]) -> list[Row]:
 
 
 def _firsts(targets: list[Target]) -> list[Row]:
-    """Seconds to the first piece of text, one request at a time, in turn."""
-    job = Job(1, 8, PROMPT)
-    found = [[1e3 * one.do(job).streams[0].first for one in targets] for _ in range(FIRSTS)]
+    """Seconds to the first piece of text: one request at a time, everybody in turn, in changing order."""
+    job = Job(1, 2, PROMPT)
+    found: list[list[float]] = []
+    for number in range(FIRSTS):
+        row: dict[str, float] = {}
+        for at in range(len(targets)):
+            one = targets[(number + at) % len(targets)]
+            row[one.name] = 1e3 * one.do(job).streams[0].first
+            time.sleep(REST_SECONDS)
+        found.append([row[one.name] for one in targets])
     rows: list[Row] = []
     for at, bar in ((1, 5.0), (2, None)):
         added = sorted(row[0] - row[at] for row in found)

@@ -31,11 +31,7 @@ class Frame:
     id: str
     created: int
     model: str
-    _around: tuple[bytes, bytes] = b"", b""  # what is the same in every event around its text
-
-    def __post_init__(self) -> None:
-        before, after = self._piece(Token(1, _PLACE)).split(to_json(_PLACE))
-        self._around = before, after
+    _around: tuple[bytes, ...] = ()  # what is the same in every event around its text
 
     def whole(
         self, pieces: Sequence[Token], reason: str, counts: Counts, code: str | None
@@ -61,10 +57,12 @@ class Frame:
 
     def piece(self, token: Token) -> bytes:
         """One event of a stream."""
-        if not token.calls and not token.probs:
-            before, after = self._around
-            return before + to_json(token.text) + after
-        return self._piece(token)
+        if token.calls or token.probs:
+            return self._piece(token)
+        if not self._around:
+            self._around = tuple(self._piece(Token(1, _PLACE)).split(to_json(_PLACE)))
+        before, after = self._around
+        return before + to_json(token.text) + after
 
     def _piece(self, token: Token) -> bytes:
         if self.kind == "text":

@@ -76,7 +76,7 @@ class Claims:
     ended: bool = False  # the last frame has come
     failure: LeaseholdError | None = None
     arrived: deque[Answer] = field(default_factory=deque)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: asyncio.Future[None] | None = None  # the reader's, while there is nothing for him
     waiting_since: float | None = None  # of the loop's time; None while nobody waits
 
     def check(self, frame: Answer) -> None:
@@ -146,7 +146,7 @@ class Claims:
                 self.arrived[-1] = Token(frame.id, text, count, calls, last.probs + frame.probs)
                 return
         self.arrived.append(self._floored(frame))
-        self.news.set()
+        self._wake()
 
     def drop(self) -> None:
         """Nobody reads any more; what still comes is checked and forgotten."""
@@ -156,19 +156,23 @@ class Claims:
     def fail(self, failure: LeaseholdError) -> None:
         """End it; the reader gets what came before, then the failure."""
         self.failure = failure
-        self.news.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self.waiting is not None and not self.waiting.done():
+            self.waiting.set_result(None)
 
     async def some(self) -> tuple[Answer, ...]:
         """All that came and was not fetched, as soon as there is any. Raises the failure."""
         while not self.arrived:
             if self.failure is not None:
                 raise self.failure
-            self.news.clear()
-            self.waiting_since = asyncio.get_running_loop().time()
+            loop = asyncio.get_running_loop()
+            self.waiting, self.waiting_since = loop.create_future(), loop.time()
             try:
-                await self.news.wait()
+                await self.waiting
             finally:
-                self.waiting_since = None
+                self.waiting = self.waiting_since = None
         some = tuple(self.arrived)
         self.arrived.clear()
         return some

@@ -26,6 +26,7 @@ from leasehold.worker.outbox import PACE_SECONDS, Outbox, Said, Telling
 
 ENTRY_POINTS: Final = "leasehold.engines"
 READ_BYTES: Final = 256 * KIB  # what one read takes at most; the kernel's buffer is about as large
+COUNTING: Final = "count"  # the name of its threads
 COUNTING_THREADS: Final = 2  # admission must not wait behind generations
 EXIT_STATUS_BUG: Final = 70  # EX_SOFTWARE of sysexits.h
 
@@ -100,10 +101,10 @@ class Service:
 
     def __init__(self, wire: socket.socket, engine: Engine, slots: int, context: int) -> None:
         """Serve an engine that has loaded."""
-        self._wire, self._engine, self._context = wire, engine, context
+        self._wire, self._engine, self._slots, self._context = wire, engine, slots, context
         self._outbox, self._state = Outbox(wire), threading.Lock()
         self._working = ThreadPoolExecutor(slots, "work")
-        self._counting = ThreadPoolExecutor(COUNTING_THREADS, "count")
+        self._counting = ThreadPoolExecutor(COUNTING_THREADS, COUNTING)
         self._waiting: dict[int, Future[None]] = {}
         self._cancelled: set[int] = set()
 
@@ -119,8 +120,9 @@ class Service:
                 self._counting.submit(self._work, frame)
             case frames.Generate() | frames.Embed() | frames.Infer():
                 counts = isinstance(frame, frames.Generate) and frame.input_max
-                pool = self._counting if counts else self._working
-                with self._state:
+                with self._state:  # what has a slot at once is counted there
+                    first = counts and len(self._waiting) >= self._slots
+                    pool = self._counting if first else self._working
                     self._waiting[frame.id] = pool.submit(self._work, frame)
             case frames.Cancel():
                 self._cancel(frame.id)
@@ -161,8 +163,6 @@ class Service:
 
     def _answer(self, frame: Work) -> Said | None:
         match frame:
-            case frames.Generate() if frame.input_max:
-                return self._counted(frame)
             case frames.Count():
                 return frames.Counted(frame.id, self._engine.count(frame.input))
             case frames.Embed():
@@ -170,21 +170,25 @@ class Service:
             case frames.Infer():
                 return self._engine.infer(frame, partial(self._goes_on, frame.id))
             case frames.Generate():
-                going = partial(self._goes_on, frame.id)
-                return self._engine.generate(frame, Telling(frame, self._outbox, going))
+                return self._generate(frame)
+
+    def _generate(self, frame: frames.Generate) -> Said | None:
+        """W-2: count where that is asked for; where there was no slot, the work waits for one from here on."""
+        if frame.input_max:
+            counted = frames.Counted(frame.id, self._engine.count(frame.prompt))
+            if counted.tokens > frame.input_max:
+                return counted
+            self._outbox.put(counted, PACE_SECONDS)
+            most = min(frame.max_tokens, max(1, self._context - counted.tokens))
+            frame = replace(frame, max_tokens=most, input_max=0)
+            if threading.current_thread().name.startswith(COUNTING):
+                self._take(frame)
+                return None
+        telling = Telling(frame, self._outbox, partial(self._goes_on, frame.id))
+        return self._engine.generate(frame, telling)
 
     def _goes_on(self, request: int) -> bool:
         return request not in self._cancelled
-
-    def _counted(self, frame: frames.Generate) -> frames.Counted | None:
-        """W-2: the count, as the last answer or before the work, which waits for its slot from here on."""
-        counted = frames.Counted(frame.id, self._engine.count(frame.prompt))
-        if counted.tokens > frame.input_max:
-            return counted
-        self._outbox.put(counted, PACE_SECONDS)
-        most = min(frame.max_tokens, max(1, self._context - counted.tokens))
-        self._take(replace(frame, max_tokens=most, input_max=0))
-        return None
 
 
 def _failed(request: int, refusal: LeaseholdError) -> Failed:

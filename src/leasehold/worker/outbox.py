@@ -34,6 +34,7 @@ class Outbox:
         self._pending: list[Said] = []
         self._written = 0.0  # when something last left, and when something must
         self._due: float | None = None
+        self._wakes: float | None = None  # when the thread looks again by itself
         threading.Thread(target=self._run, name="outbox", daemon=True).start()
 
     def put(self, frame: Said, pace: float = 0.0) -> None:
@@ -48,7 +49,8 @@ class Outbox:
                 self._write()
             elif self._due is None or due < self._due:
                 self._due = due
-                self._changed.notify()
+                if self._wakes is None or due < self._wakes:
+                    self._changed.notify()
 
     def _write(self) -> None:
         data = b"".join([frames.encode(frame) for frame in self._pending])
@@ -63,6 +65,7 @@ class Outbox:
     def _run(self) -> None:
         with self._changed:
             while True:
+                self._wakes = self._due
                 left = None if self._due is None else self._due - time.monotonic()
                 if left is not None and left <= 0:
                     self._write()
