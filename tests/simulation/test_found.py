@@ -197,3 +197,26 @@ def test_who_has_not_stopped_yet_is_told_of_every_stop(
         await world.end()
 
     run_simulated(story)
+
+
+def test_what_was_missed_in_a_gap_is_passed_on_as_soon_as_it_is_over() -> None:
+    """Z-9, L-10: before the next heartbeat would have told it."""
+
+    async def story() -> None:
+        disk = Disk(random.Random(6))  # noqa: S311  (must repeat)
+        world = await World.make(stores=[disk.seat(), disk.seat()])
+        box = await world.enclave().serving()
+        at = [bool(replica.open) for replica in world.replicas].index(True)
+        there, here = disk.seats[at], world.replicas[1 - at].custodian
+        there.deaf = True
+        there.miss()
+        await here.stop(OPERATOR, "loan", LOAN, "enough")
+        await asyncio.sleep(0.2)
+        assert box.enclave.state is State.SERVING
+        there.deaf = False
+        there.listen_again()
+        await asyncio.sleep(0.2)
+        assert box.enclave.state is State.STOPPED
+        await world.end()
+
+    run_simulated(story)

@@ -35,6 +35,7 @@ _T_DRAIN: Final = "tests/scenarios/test_notice_and_drain.py"
 _T_ASKS: Final = "tests/custodian/ledger/test_asks.py"
 _T_REPORTS: Final = "tests/custodian/ledger/test_reports.py"
 _T_HANDS: Final = "tests/custodian/ledger/test_hands.py"
+_T_FOUND: Final = "tests/simulation/test_found.py"
 _T_METER: Final = "tests/core/test_meter.py"
 
 _ALL: Final = (
@@ -202,7 +203,7 @@ _ALL: Final = (
         _STOPS,
         "AND i.state IN ('live', 'stopping') ORDER BY i.id",
         "AND i.state = 'live' ORDER BY i.id",
-        test="tests/simulation/test_found.py::test_who_has_not_stopped_yet_is_told_of_every_stop",
+        test=f"{_T_FOUND}::test_who_has_not_stopped_yet_is_told_of_every_stop",
     ),
     Mistake(
         "stop-covers-nobody", _STOPS, "for instance in covered:", "for instance in covered[:0]:"
@@ -218,6 +219,7 @@ _ALL: Final = (
         _SERVICE,
         "stops.unheard(tx, instance=instance) if beats else ()",
         "()",
+        test=f"{_T_FOUND}::test_a_stop_whose_commit_was_reported_as_failed_is_obeyed_all_the_same",
     ),
     Mistake(
         "stop-forgets-doubt",
@@ -589,6 +591,7 @@ _ALL: Final = (
         _REPLICAS,
         "orders_for(tx, name)) for name in names]",
         "orders_for(tx, name)) for name in names[:0]]",
+        test=f"{_T_FOUND}::test_what_was_missed_in_a_gap_is_passed_on_as_soon_as_it_is_over",
     ),
     Mistake(
         "memo-outlives-its-commit",
