@@ -240,6 +240,8 @@ async def _cancelled(host: WorkerHost, prompt: str, *, tokens: int) -> float:
         first.cancel()
         with suppress(asyncio.CancelledError):
             await first
+    if not host.open_requests:
+        raise RuntimeError("the answer was over before it could be cancelled")
     started = time.perf_counter()
     await stream.aclose()
     while host.open_requests:  # noqa: ASYNC110  (the host tells nobody when one ends)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from leasehold.errors import WorkerFailed
+from leasehold.worker.engine import EXIT_STATUS_BUG
 from leasehold.worker.main import ENTRY_POINTS, find_engine
 
 
@@ -70,3 +72,16 @@ def test_an_engine_that_does_not_import_is_refused(packages: Packages, code: str
     with pytest.raises(WorkerFailed) as refusal:
         find_engine("broken")
     assert refusal.value.about == "engine broken"
+
+
+def test_a_step_that_fails_ends_the_worker() -> None:
+    """Whoever waits for an answer of that thread would wait for ever."""
+    code = (
+        "import time; from leasehold.worker.engine import step_for_ever;"
+        " steps = iter([1, 2]); step_for_ever(lambda: print(next(steps), flush=True), name='steps');"
+        " time.sleep(60)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert (ran.returncode, ran.stdout) == (EXIT_STATUS_BUG, "1\n2\n")

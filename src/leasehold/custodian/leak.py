@@ -6,6 +6,7 @@ Spec: docs/spec/metering.md, M-10. The governor bounds the bytes that each piece
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from typing import Final
@@ -30,25 +31,20 @@ class Leak:
 
     def in_words(self, left: Units) -> str:
         """For a person, with the bytes that the units left could pay for."""
-        parts = []
-        for kind in self.__slots__:
-            bits = getattr(self, kind)
-            if bits is None:
-                parts.append(f"{kind} without bound")
-            elif bits:
-                parts.append(f"{kind} {bits:,} bits a unit ({bits * left / 8e6:,.1f} MB)")
-        return ", ".join(parts)
+        return self._told(lambda bits: f"{bits:,} bits a unit ({bits * left / 8e6:,.1f} MB)")
 
     def in_a_day(self, units: int) -> str:
         """For a person: bits that so many units could pay for, where a day sees no more of them."""
-        parts = []
-        for kind in self.__slots__:
-            bits = getattr(self, kind)
-            if bits is None:
-                parts.append(f"{kind} without bound")
-            elif bits:
-                parts.append(f"{kind} {bits * units:,} bits")
-        return ", ".join(parts)
+        return self._told(lambda bits: f"{bits * units:,} bits")
+
+    def _told(self, say: Callable[[int], str]) -> str:
+        """By the kinds of answer that can be had."""
+        kinds = {kind: getattr(self, kind) for kind in self.__slots__}
+        return ", ".join(
+            f"{kind} {'without bound' if bits is None else say(bits)}"
+            for kind, bits in kinds.items()
+            if bits != 0
+        )
 
 
 def units_a_day(used: int, *, since: Instant, now: Instant) -> int:

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from leasehold.errors import LeaseholdError
 from leasehold.worker.constraint import Constraint
+from leasehold.worker.engine import step_for_ever
 from leasehold.worker.paged import Floats, Part
 from leasehold.worker.sampler import Sampler, logarithms
 from leasehold.worker.words import Broke, Made, News, Read
@@ -87,7 +88,7 @@ class Batch:
         self._free = list(range(slots))
         self._jobs: list[Job] = []
         self._changed = threading.Condition()
-        threading.Thread(target=self._work, name="steps", daemon=True).start()
+        step_for_ever(self._round, name="steps")
 
     def run(self, job: Job) -> Generator[News, None, None]:
         """News of the job until its last token or fault; it ends where the caller stops asking."""
@@ -110,15 +111,14 @@ class Batch:
                 self._free.append(job.slot)
                 self._changed.notify_all()
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._jobs)
-                self._jobs = [job for job in self._jobs if not job.over]
-                self._changed.notify_all()
-                jobs = list(self._jobs)
-            if jobs:
-                self._step(jobs)
+    def _round(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs)
+            self._jobs = [job for job in self._jobs if not job.over]
+            self._changed.notify_all()
+            jobs = list(self._jobs)
+        if jobs:
+            self._step(jobs)
 
     def _step(self, jobs: Sequence[Job]) -> None:
         room, parts = STEP_TOKENS, []

@@ -5,19 +5,17 @@ Spec: docs/spec/engines.md, W-19. Refuses to know text: tokens come in, tokens g
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Final, Protocol
+from typing import Protocol
 
 from leasehold.errors import WorkerFailed
+from leasehold.worker.engine import step_for_ever
 from leasehold.worker.pytorch import ERRORS, Logits, Network
 from leasehold.worker.words import Broke, Made, News, Read
-
-EXIT_STATUS_BUG: Final = 70  # EX_SOFTWARE of sysexits.h
 
 
 class Chooser(Protocol):
@@ -61,20 +59,13 @@ class Batches:
         self._waiting: deque[Writing] = deque()
         self._reading: deque[Writing] = deque()
         self._speaking: dict[int, Writing] = {}
-        threading.Thread(target=self._run, name="batches", daemon=True).start()
+        step_for_ever(self._round, name="batches")
 
     def add(self, writing: Writing) -> None:
         """Begin it as soon as a slot is free."""
         with self._changed:
             self._waiting.append(writing)
             self._changed.notify()
-
-    def _run(self) -> None:
-        try:
-            while True:
-                self._round()
-        finally:
-            os._exit(EXIT_STATUS_BUG)  # nobody would be answered any more
 
     def _round(self) -> None:
         with self._changed:

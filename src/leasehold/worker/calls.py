@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
-from leasehold.core.frames import CALLS_MAX, CallPart, Tools
+from leasehold.core.frames import CALLS_MAX, CallPart, Message, Tools
 from leasehold.errors import BadRequest
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -165,3 +165,20 @@ def grammar(tools: Tools, checked: Callable[[str], str]) -> str:
     choice = " | ".join(f"call{at}" for at in range(len(tools.forced)))
     start = f'start: "{OPEN}\\n" ({choice}) "\\n{CLOSE}"'
     return "\n".join(["%llguidance {}", start, *rules])
+
+
+def turn(message: Message, arguments: Callable[[str], object] = str) -> dict[str, Any]:
+    """A message in OpenAI's shape; `arguments` makes of a call's JSON text what is wanted."""
+    said: dict[str, Any] = {"role": message.role.value, "content": message.content}
+    if message.calls:
+        said["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": arguments(call.arguments)},
+            }
+            for call in message.calls
+        ]
+    if message.answers:
+        said["tool_call_id"] = message.answers
+    return said

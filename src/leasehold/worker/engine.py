@@ -6,8 +6,9 @@ Spec: docs/spec/worker.md, W-11. Refuses to know frames' wire form, processes an
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Final, Protocol
 
 from leasehold.core.frames import (
     CallPart,
@@ -23,6 +24,8 @@ from leasehold.core.frames import (
     Prob,
     Settings,
 )
+
+EXIT_STATUS_BUG: Final = 70  # EX_SOFTWARE of sysexits.h
 
 
 class Emit(Protocol):
@@ -76,3 +79,20 @@ def path_of(descriptor: int) -> str:
     """A path that opens a memory file again, in and out of the sandbox's empty root."""
     path = f"/proc/self/fd/{descriptor}"
     return path if os.access(path, os.F_OK) else f"/{descriptor}"
+
+
+def step_for_ever(step: Callable[[], None], *, name: str) -> None:
+    """Call `step` again and again, on a thread of its own.
+
+    What it raises ends the worker: it is a bug, and every request would wait for ever. The governor
+    starts another worker.
+    """
+
+    def run() -> None:
+        try:
+            while True:
+                step()
+        finally:
+            os._exit(EXIT_STATUS_BUG)
+
+    threading.Thread(target=run, name=name, daemon=True).start()

@@ -245,7 +245,7 @@ def _params(file: MemoryFile, settings: Settings, context: int, ask: listener.As
 def _prompt(prompt: frames.Prompt) -> dict[str, Any]:
     match prompt:
         case frames.Chat():
-            body: dict[str, Any] = {"messages": [_turn(message) for message in prompt.messages]}
+            body: dict[str, Any] = {"messages": [calls.turn(one) for one in prompt.messages]}
             if prompt.tools is not None:  # described in the prompt; read and forced by `calls`
                 body |= {"tools": json.loads(prompt.tools.described), "tool_choice": "none"}
             return body
@@ -253,22 +253,6 @@ def _prompt(prompt: frames.Prompt) -> dict[str, Any]:
             return {"prompt": prompt.text}
         case frames.Tokens():
             return {"prompt": list(prompt.ids)}
-
-
-def _turn(message: frames.Message) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role.value, "content": message.content}
-    if message.calls:
-        turn["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for call in message.calls
-        ]
-    if message.answers:
-        turn["tool_call_id"] = message.answers
-    return turn
 
 
 def _choices(request: frames.Generate, seed: int) -> dict[str, Any]:

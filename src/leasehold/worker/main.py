@@ -21,14 +21,13 @@ from leasehold.core.frames import Done, Failed, Fault, LoadFailed, Reason
 from leasehold.core.units import KIB
 from leasehold.errors import BadMessage, LeaseholdError, WorkerFailed
 from leasehold.worker import room, sandbox
-from leasehold.worker.engine import Engine
+from leasehold.worker.engine import EXIT_STATUS_BUG, Engine
 from leasehold.worker.outbox import PACE_SECONDS, Outbox, Said, Telling
 
 ENTRY_POINTS: Final = "leasehold.engines"
 READ_BYTES: Final = 256 * KIB  # what one read takes at most; the kernel's buffer is about as large
 COUNTING: Final = "count"  # the name of its threads
 COUNTING_THREADS: Final = 2  # admission must not wait behind generations
-EXIT_STATUS_BUG: Final = 70  # EX_SOFTWARE of sysexits.h
 
 Work = frames.Count | frames.Generate | frames.Embed | frames.Infer
 

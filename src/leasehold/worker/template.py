@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final, Never
+from typing import Final, Never
 
 from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
@@ -18,6 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from leasehold.core import frames
 from leasehold.errors import BadModel, BadRequest
+from leasehold.worker.calls import turn
 
 _FAILURES: Final = (
     TemplateError,
@@ -47,7 +48,7 @@ class Template:
 
     def render(self, chat: frames.Chat) -> str:
         """The text to continue. Raises BadRequest where the template refuses the chat."""
-        known = {"messages": [_turn(message) for message in chat.messages]} | self._marks
+        known = {"messages": [turn(one, _arguments) for one in chat.messages]} | self._marks
         if chat.tools is not None:
             known["tools"] = json.loads(chat.tools.described)
         try:
@@ -57,24 +58,8 @@ class Template:
         return text
 
 
-def _turn(message: frames.Message) -> dict[str, Any]:
-    """A message as templates expect it: arguments of calls as objects."""
-    turn: dict[str, Any] = {"role": message.role.value, "content": message.content}
-    if message.calls:
-        turn["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
-            }
-            for call in message.calls
-        ]
-    if message.answers:
-        turn["tool_call_id"] = message.answers
-    return turn
-
-
 def _arguments(text: str) -> object:
+    """As templates expect them: an object."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

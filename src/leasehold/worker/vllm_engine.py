@@ -7,7 +7,6 @@ engine always starts a process and talks to it through sockets, so the other one
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from leasehold.core import frames
 from leasehold.core.frames import Done, Embedded, Generate, Loaded, MemoryFile, Reason, Settings
 from leasehold.errors import BadModel, UnsupportedParameter, WorkerFailed
 from leasehold.worker import recipe, shards, vllm_loader
-from leasehold.worker.engine import Emit
+from leasehold.worker.engine import Emit, step_for_ever
 from leasehold.worker.recipe import Recipe
 from leasehold.worker.words import Broke, Made, News, Words
 
@@ -38,7 +37,6 @@ vllm.envs.VLLM_ENABLE_V1_MULTIPROCESSING = False
 
 MODEL: Final = "leasehold"  # a name for vLLM; there is no such folder
 TOP_P_LEAST: Final = 1e-6  # vLLM has no 0: the likeliest stays
-EXIT_STATUS_BUG: Final = 70  # EX_SOFTWARE of sysexits.h
 ERRORS: Final = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError)
 
 
@@ -122,20 +120,13 @@ class Steps:
         self._changed = threading.Condition()
         self._waiting: list[Asked] = []
         self._open: dict[str, Asked] = {}
-        threading.Thread(target=self._run, name="vllm", daemon=True).start()
+        step_for_ever(self._round, name="vllm")
 
     def add(self, asked: Asked) -> None:
         """Begin it with the next step."""
         with self._changed:
             self._waiting.append(asked)
             self._changed.notify()
-
-    def _run(self) -> None:
-        try:
-            while True:
-                self._round()
-        finally:
-            os._exit(EXIT_STATUS_BUG)  # nobody would be answered any more
 
     def _round(self) -> None:
         with self._changed:
