@@ -67,3 +67,10 @@ def test_a_check_that_breaks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
     ran = CliRunner().invoke(main, ["enclave", "check"])
     assert "engine_failed" in ran.stderr
     assert ran.exit_code not in (0, enclave.NOT_PROVEN)
+
+
+def test_a_check_that_hangs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enclave, "CHECK_SECONDS_MAX", 0.01)
+    ran = CliRunner().invoke(main, ["enclave", "check"])
+    assert "no answer in 0.01 s" in ran.stderr
+    assert ran.exit_code not in (0, enclave.NOT_PROVEN)

@@ -82,9 +82,13 @@ def check(engine: str, as_json: bool) -> None:
     Exit status 3 where a layer is absent, the engine cannot be had, or this machine swaps.
     """
     words = [*CHECK, *([engine] if engine else [])]
-    ran = subprocess.run(  # noqa: S603  (our own interpreter and module)
-        words, env=ENVIRONMENT, cwd="/", capture_output=True, timeout=CHECK_SECONDS_MAX, check=False
-    )
+    limit = CHECK_SECONDS_MAX
+    try:
+        ran = subprocess.run(  # noqa: S603  (our own interpreter and module)
+            words, env=ENVIRONMENT, cwd="/", capture_output=True, timeout=limit, check=False
+        )
+    except subprocess.TimeoutExpired as cause:
+        raise WorkerFailed(about="sandbox", got=f"no answer in {limit} s") from cause
     if ran.returncode:
         raise WorkerFailed(about="sandbox", got=f"exit status {ran.returncode}")
     found = json.loads(ran.stdout)
