@@ -125,8 +125,11 @@ def test_two_requests_at_once_on_a_lapsed_lease_are_both_served() -> None:
         await asyncio.sleep(2)
 
         async def one() -> int:
-            async with gate.admitted(key, least=Units(1), want=Units(5)) as ticket:
+            ticket = await gate.admit(key, least=Units(1), want=Units(5))
+            try:
                 return int(ticket.held)
+            finally:
+                gate.leave(ticket)
 
         assert await asyncio.gather(one(), one(), one()) == [5, 5, 5]
 

@@ -305,7 +305,7 @@ class Token(Record, tag=23, frozen=True):
         text = self.text
         for part in self.calls:
             text += part.name + part.arguments
-        return len(text.encode())
+        return len(text) if text.isascii() else len(text.encode())
 
 
 class Done(Record, tag=24, frozen=True):
@@ -372,26 +372,22 @@ class Deframer(Generic[F]):
         if kept := self._buffer:
             kept += data
         frames: list[F] = []
-        start = 0
+        start, decode = 0, self._decoder.decode
         with memoryview(kept or data) as view:
-            while len(view) - start >= LENGTH_BYTES:
-                size = int.from_bytes(view[start : start + LENGTH_BYTES], "big")
-                if size > FRAME_BYTES_MAX:
+            while (body := start + LENGTH_BYTES) <= len(view):
+                end = body + int.from_bytes(view[start:body], "big")
+                if end - body > FRAME_BYTES_MAX:
                     limit = f"<= {FRAME_BYTES_MAX}"
-                    raise BadMessage(about="frame bytes", got=size, expected=limit)
-                end = start + LENGTH_BYTES + size
-                if len(view) < end:
+                    raise BadMessage(about="frame bytes", got=end - body, expected=limit)
+                if end > len(view):
                     break
-                frames.append(self._decode(view[start + LENGTH_BYTES : end]))
+                try:
+                    frames.append(decode(view[body:end]))
+                except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as cause:
+                    raise BadMessage(about="frame", got=str(cause)) from cause
                 start = end
         if kept:
             del kept[:start]
         else:
             kept += data[start:]
         return frames
-
-    def _decode(self, body: memoryview) -> F:
-        try:
-            return self._decoder.decode(body)
-        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as cause:
-            raise BadMessage(about="frame", got=str(cause)) from cause

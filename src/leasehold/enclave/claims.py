@@ -94,9 +94,10 @@ class Claims:
                     _agree("probabilities", widest <= self.probs_max, widest, self.probs_max)
                     _agree("probabilities", self.probs <= self.tokens, self.probs, self.tokens)
                 at_most = self.tokens_max if self.kind is Done else 0
-                _agree("tokens", self.tokens <= at_most, self.tokens, at_most)
                 room = self.tokens * self.longest
-                _agree("bytes of text", self.text_bytes <= room, self.text_bytes, room)
+                if self.tokens > at_most or self.text_bytes > room:
+                    _agree("tokens", self.tokens <= at_most, self.tokens, at_most)
+                    _agree("bytes of text", self.text_bytes <= room, self.text_bytes, room)
                 return
             case Done():
                 got, expected = frame.output_tokens, self.tokens
@@ -123,11 +124,14 @@ class Claims:
         Tells whether it is the last one.
         """
         self.check(frame)
-        self.ended = type(frame) is not Token
-        if self.input_max and isinstance(frame, Counted):
-            self.ended, self.input_max = frame.tokens > self.input_max, 0
-            self.tokens_max = min(self.tokens_max, self.context - frame.tokens)
-        self._keep(frame)
+        if type(frame) is not Token:
+            self.ended = True
+            if self.input_max and isinstance(frame, Counted):
+                self.ended, self.input_max = frame.tokens > self.input_max, 0
+                self.tokens_max = min(self.tokens_max, self.context - frame.tokens)
+            frame = self._floored(frame)
+        if not self.dropped:
+            self._keep(frame)
         return self.ended
 
     @property
@@ -136,16 +140,14 @@ class Claims:
         return self.ended and not self.arrived
 
     def _keep(self, frame: Answer) -> None:
-        if self.dropped:
-            return
         last = self.arrived[-1] if len(self.arrived) >= BACKLOG_FRAMES else None
-        if isinstance(frame, Token) and isinstance(last, Token):
+        if isinstance(last, Token) and isinstance(frame, Token):
             count = last.count + frame.count
             if count <= frames.GROUP_TOKENS_MAX:
                 text, calls = last.text + frame.text, last.calls + frame.calls
                 self.arrived[-1] = Token(frame.id, text, count, calls, last.probs + frame.probs)
                 return
-        self.arrived.append(self._floored(frame))
+        self.arrived.append(frame)
         self._wake()
 
     def drop(self) -> None:

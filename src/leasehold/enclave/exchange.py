@@ -6,9 +6,8 @@ Refuses to know what any request means.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar, cast
 
 from leasehold.core.messages import RECEIPT_HEADER
 from leasehold.enclave.gate import key_hash_of
@@ -31,11 +30,14 @@ class Gone(Exception):
 
 
 class Exchange:
-    """One HTTP request and what was answered to it so far."""
+    """One HTTP request, what was answered to it so far, and the task that answers it.
+
+    As a context it cancels its block when the client hangs up; what was made until then is paid.
+    """
 
     __slots__ = (
-        *("_marks", "_receive", "_send", "_since", "_stuck", "_timer"),
-        *("finished", "run", "scope", "started", "variable"),
+        *("_gone", "_inside", "_marks", "_receive", "_send", "_since", "_stuck", "_timer"),
+        *("_looked", "_watch", "_working", "finished", "run", "scope", "started", "variable"),
     )
 
     def __init__(
@@ -43,8 +45,11 @@ class Exchange:
     ) -> None:
         self.scope, self._receive, self._send, self._marks = scope, receive, send, marks
         self.started = self.finished = self._stuck = False
-        self._since = 0.0  # since when the client has not taken what it was given; 0: it has
+        self._looked = self._inside = self._gone = False
+        self._since = 0.0  # since when the client has not done its part; 0: it has
         self._timer: asyncio.TimerHandle | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._working = cast("asyncio.Task[Any]", asyncio.current_task())
         self.variable = ""  # what the path names, where it names something
         self.run: Run | None = None  # what the answer is charged to, once it is
 
@@ -107,11 +112,6 @@ class Exchange:
         await self.start(status, kind, length, *receipt, *headers)
         await self.finish(body)
 
-    async def until_gone(self) -> None:
-        """Return when the client hangs up; the body must have been read."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-
     async def _put(self, message: dict[str, Any]) -> None:
         try:
             await self._in_time(self._send(message))
@@ -122,59 +122,61 @@ class Exchange:
                 self._timer.cancel()
 
     async def _in_time(self, step: Awaitable[T]) -> T:
-        """What the client has to do its part for. One timer watches all: hardly any has to wait."""
-        loop, working = asyncio.get_running_loop(), asyncio.current_task()
-        self._since = loop.time()
-        if self._timer is None and working is not None:
-            self._timer = loop.call_later(CLIENT_SECONDS_MAX, self._look, loop, working)
+        """What the client has to do its part for."""
+        self._since = asyncio.get_running_loop().time()
+        if self._timer is None:
+            self._look_in(CLIENT_SECONDS_MAX if self._looked else HANG_UP_SECONDS)
         try:
             return await step
         except asyncio.CancelledError:
-            if self._stuck and working is not None and working.uncancel() == 0:
+            if self._stuck and self._working.uncancel() == 0:
                 raise TimeoutError from None
             raise
         finally:
             self._since = 0.0
 
-    def _look(self, loop: asyncio.AbstractEventLoop, working: asyncio.Task[Any]) -> None:
-        self._timer = None
-        if self._since and (left := self._since + CLIENT_SECONDS_MAX - loop.time()) > 0:
-            self._timer = loop.call_later(left, self._look, loop, working)
-        elif self._since:
-            self._stuck = working.cancel()
+    def _look_in(self, seconds: float) -> None:
+        """One timer watches all: hardly any exchange takes so long that it must be looked after."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        self._timer, self._looked = None, True
+        if self._inside and self._watch is None:
+            self._watch = asyncio.create_task(self._until_gone())
+            self._watch.add_done_callback(self._hang_up)
+        if self._since:
+            left = self._since + CLIENT_SECONDS_MAX - asyncio.get_running_loop().time()
+            if left > 0:
+                self._look_in(left)
+            else:
+                self._stuck = self._working.cancel()
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    def _hang_up(self, watch: asyncio.Task[None]) -> None:
+        if self._inside and not watch.cancelled() and not self.finished:
+            self._gone = self._working.cancel()
+
+    async def __aenter__(self) -> None:
+        """The body must have been read."""
+        self._inside = True
+        if self._looked:
+            self._look_in(HANG_UP_SECONDS)
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Raises Gone."""
+        self._inside = False
+        if self._watch is not None:
+            self._watch.cancel()
+        if kind is asyncio.CancelledError and self._gone and self._working.uncancel() == 0:
+            raise Gone from None
 
 
 Handler = Callable[[Exchange], Awaitable[None]]
-
-
-@asynccontextmanager
-async def unless_gone(exchange: Exchange) -> AsyncIterator[None]:
-    """Cancel the block when the client hangs up; what was made until then is paid. Raises Gone."""
-    working, watching = asyncio.current_task(), None
-    gone = False
-
-    def look() -> None:
-        nonlocal watching
-        watching = asyncio.create_task(exchange.until_gone())
-        watching.add_done_callback(hang_up)
-
-    def hang_up(watch: asyncio.Task[None]) -> None:
-        nonlocal gone
-        if working is not None and not watch.cancelled() and not exchange.finished:
-            gone = True
-            working.cancel()
-
-    soon = asyncio.get_running_loop().call_later(HANG_UP_SECONDS, look)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if gone and working is not None and working.uncancel() == 0:
-            raise Gone from None
-        raise
-    finally:
-        soon.cancel()
-        if watching is not None:
-            watching.cancel()
 
 
 def receipt_header(run: Run) -> tuple[bytes, bytes]:

@@ -6,7 +6,7 @@ Spec: docs/spec/metering.md, M-6. Leases for one key are asked for once, whoever
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -59,16 +59,13 @@ class Gate:
     _strangers: int = 0
     _visitors: int = 0
     _drained: asyncio.Event = field(default_factory=asyncio.Event)
-    _per_caller: Counter[str | bytes] = field(default_factory=Counter)
+    _per_caller: dict[str | bytes, int] = field(default_factory=dict)
     _asking: dict[bytes, asyncio.Task[None]] = field(default_factory=dict)
     _wanted: dict[bytes, int] = field(default_factory=dict)
     _refused: OrderedDict[bytes, _Refusal] = field(default_factory=OrderedDict)
 
-    @asynccontextmanager
-    async def admitted(
-        self, key_hash: bytes, *, least: Units, want: Units
-    ) -> AsyncIterator[Ticket]:
-        """M-6, G-6: a ticket that holds at least `least` units; leaving the block settles it.
+    async def admit(self, key_hash: bytes, *, least: Units, want: Units) -> Ticket:
+        """M-6, G-6: a ticket that holds at least `least` units, until `leave`.
 
         Keys without a lease may be invented, so those that wait for one get half of the queue.
 
@@ -76,7 +73,7 @@ class Gate:
         """
         purse = self.meter.purse(key_hash)
         who = key_hash if purse is None else purse.consumer  # with all of his keys
-        mine = self._per_caller[who]
+        mine = self._per_caller.get(who, 0)
         if self._running >= self.queue_max:
             raise TooBusy(about="this enclave's queue", got=self._running, expected=self.queue_max)
         if mine >= self.concurrency_max:
@@ -84,21 +81,32 @@ class Gate:
         if purse is None and self._strangers >= max(1, self.queue_max // 2):
             raise TooBusy(about="requests without a lease", got=self._strangers)
         self._running += 1
-        self._drained.clear()
-        self._per_caller[who] += 1
-        ticket: Ticket | None = None
+        self._tally(who, 1)
         try:
             ticket = await self._admit(key_hash, least, want)
-            self._per_caller -= Counter([who])
-            self._per_caller[who := ticket.purse.consumer] += 1
-            yield ticket
-        finally:
-            if ticket is not None:
-                self.meter.settle(ticket)
-            self._running -= 1
-            if not self._running:
-                self._drained.set()
-            self._per_caller -= Counter([who])  # and forgets who has none
+        except BaseException:
+            self._forget(who)
+            raise
+        if who != ticket.purse.consumer:
+            self._tally(who, -1)
+            self._tally(ticket.purse.consumer, 1)
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """Settle a ticket; its request is over."""
+        self.meter.settle(ticket)
+        self._forget(ticket.purse.consumer)
+
+    def _forget(self, who: str | bytes) -> None:
+        self._running -= 1
+        if not self._running:
+            self._drained.set()
+        self._tally(who, -1)
+
+    def _tally(self, who: str | bytes, change: int) -> None:
+        """Count a caller's requests; who has none is forgotten."""
+        if left := self._per_caller.pop(who, 0) + change:
+            self._per_caller[who] = left
 
     @contextmanager
     def visiting(self) -> Iterator[None]:
@@ -179,6 +187,7 @@ class Gate:
     async def drained(self) -> None:
         """Return when no request is under way."""
         if self._running:
+            self._drained.clear()
             await self._drained.wait()
 
     def budget_changed(self) -> None:

@@ -35,6 +35,7 @@ COMMAND: Final = (sys.executable, "-I", "-B", "-m", "leasehold.worker")
 _QUIET: Final = ("ORT_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_OFFLINE", "OPENBLAS_NUM_THREADS")
 ENVIRONMENT: Final = dict.fromkeys(_QUIET, "1") | {"LANG": "C.UTF-8"}
 Piece = frames.Counted | Token | frames.Done
+_OF_LOADING: Final = (frames.Loaded, frames.LoadFailed)
 _REFUSALS: Final = {fault: codes()[fault.value] for fault in frames.Fault}
 
 
@@ -333,7 +334,7 @@ class WorkerHost:
             )
 
     def _take(self, frame: frames.ToGovernor) -> None:
-        if isinstance(frame, frames.Loaded | frames.LoadFailed):
+        if isinstance(frame, _OF_LOADING):
             if self._loading is None or self._loading.done():
                 raise BadMessage(about="frame", got=type(frame).__name__)
             self._loading.set_result(frame)

@@ -6,7 +6,6 @@ Refuses to know budgets and engines.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
@@ -182,18 +181,14 @@ def parse_chat(body: bytes) -> Generation:
     limit = request.max_completion_tokens or request.max_tokens
     if request.top_logprobs is not None and not request.logprobs:
         raise BadRequest(about="top_logprobs", expected="logprobs: true")
-    found = _generation("chat", request, chat, size_of(chat), limit)
-    sampling = msgspec.structs.replace(
-        found.sampling,
-        json_schema=_schema(request.response_format),
-        probs=1 + (request.top_logprobs or 0) if request.logprobs else 0,
-    )
+    probs = 1 + (request.top_logprobs or 0) if request.logprobs else 0
+    schema = _schema(request.response_format)
     forced = chat.tools is not None and bool(chat.tools.forced)
-    if bool(sampling.json_schema) + bool(sampling.grammar) + forced > 1:
+    if bool(schema) + bool(request.grammar) + forced > 1:
         raise BadRequest(
             about="response_format, grammar and tool_choice", expected="one that holds the output"
         )
-    return dataclasses.replace(found, sampling=sampling)
+    return _generation("chat", request, chat, size_of(chat), limit, schema, probs)
 
 
 def parse_text(body: bytes) -> Generation:
@@ -289,6 +284,8 @@ def _generation(
     prompt: frames.Prompt,
     prompt_bytes: int,
     limit: int | None,
+    schema: str = "",
+    probs: int = 0,
 ) -> Generation:
     stops = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     sampling = frames.Sampling(
@@ -298,7 +295,9 @@ def _generation(
         stop=stops,
         frequency_penalty=request.frequency_penalty or 0.0,
         presence_penalty=request.presence_penalty or 0.0,
+        json_schema=schema,
         grammar=request.grammar,
+        probs=probs,
     )
     usage = request.stream_options is not None and request.stream_options.include_usage
     return Generation(

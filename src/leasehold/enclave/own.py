@@ -22,7 +22,7 @@ from leasehold.core.messages import (
 )
 from leasehold.core.units import KIB
 from leasehold.enclave.boot import Enclave
-from leasehold.enclave.exchange import Exchange, Handler, unless_gone
+from leasehold.enclave.exchange import Exchange, Handler
 from leasehold.errors import BadMessage, BadRequest, UnknownKey
 
 T = TypeVar("T")
@@ -118,7 +118,7 @@ class Own:
         await exchange.body(SMALL_BODY_BYTES_MAX)
         state = await self._query(key_hash)
         if state.status == "open" and seconds > 0:
-            async with unless_gone(exchange):
+            async with exchange:
                 decided = await self._enclave.extensions.wait(key_hash, seconds=seconds)
                 state = decided or await self._query(key_hash)
         await exchange.answer(200, _extension(state))

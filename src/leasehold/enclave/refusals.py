@@ -5,8 +5,6 @@ Spec: docs/spec/consumer.md, docs/spec/inference.md (I-6). No exception text rea
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 
 from leasehold.enclave import answers, kserve
@@ -25,19 +23,28 @@ from leasehold.errors import (
 RETRY_AFTER_SECONDS: Final = 2
 
 
-@asynccontextmanager
-async def refusing(exchange: Exchange, log: Log, run: Run | None = None) -> AsyncIterator[None]:
-    """Answer whatever the block raises. Inside a `run`, the refusal is in its receipt. Raises Gone."""
-    exchange.run = run
-    try:
-        yield
-    except Gone:
-        raise
-    except LeaseholdError as error:
-        await _refuse(exchange, error if run is None else run.why(error))
-    except Exception as mistake:  # noqa: BLE001 - its text may hold a prompt, and the host reads logs
-        log.event("mistake", code=type(mistake).__name__)
-        await _refuse(exchange, Internal())
+class Refusing:
+    """Answers whatever its block raises. Inside a `run`, the refusal is in its receipt. Raises Gone."""
+
+    __slots__ = ("_exchange", "_log", "_run")
+
+    def __init__(self, exchange: Exchange, log: Log, run: Run | None = None) -> None:
+        self._exchange, self._log, self._run = exchange, log, run
+
+    async def __aenter__(self) -> None:
+        self._exchange.run = self._run
+
+    async def __aexit__(self, _kind: object, failure: BaseException | None, _: object) -> bool:
+        if isinstance(failure, LeaseholdError):
+            why = failure if self._run is None else self._run.why(failure)
+        elif isinstance(failure, Exception) and not isinstance(failure, Gone):
+            # Its text may hold a prompt, and the host reads logs.
+            self._log.event("mistake", code=type(failure).__name__)
+            why = Internal()
+        else:
+            return False
+        await _refuse(self._exchange, why)
+        return True
 
 
 async def _refuse(exchange: Exchange, error: LeaseholdError) -> None:

@@ -6,10 +6,10 @@ exception text reaches a caller. Spec: docs/spec/consumer.md, docs/spec/inferenc
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
 from email.utils import formatdate
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 from leasehold.core.encoding import to_json
 from leasehold.core.frames import Capability, Chat, Token
@@ -22,15 +22,13 @@ from leasehold.enclave.exchange import (
     Receive,
     Send,
     receipt_header,
-    unless_gone,
 )
 from leasehold.enclave.lent import Lent
 from leasehold.enclave.own import RECEIPTS, Own
-from leasehold.enclave.refusals import refusing
+from leasehold.enclave.refusals import Refusing
 from leasehold.enclave.work import Run
 from leasehold.errors import UnknownEndpoint, UnknownModel, UnsupportedParameter
 
-T = TypeVar("T")
 EVENTS: Final = (b"content-type", b"text/event-stream")
 MODEL: Final = "/v2/models/{name}"
 BINARY: Final = (b"content-type", b"application/octet-stream")
@@ -61,7 +59,7 @@ class Application:
             return
         exchange = Exchange(scope, receive, send, marks=self._marks())
         with suppress(Gone):
-            async with refusing(exchange, self._enclave.machine.log):
+            async with Refusing(exchange, self._enclave.machine.log):
                 await self._find(exchange)(exchange)
 
     def _marks(self) -> list[tuple[bytes, bytes]]:
@@ -106,7 +104,7 @@ class Application:
         _check_model(lent, wanted.model)
         _check_can(self._enclave.machine.host.loaded.capabilities, lent, wanted)
         work = self._enclave.works.generating(wanted, lent=lent, key_hash=key_hash, request=body)
-        async with self._working(exchange, work) as (run, pieces):
+        async with exchange, work as (run, pieces), self._refusing(exchange, run):
             frame = self._frame(wanted.kind, run)
             if wanted.stream:
                 await _stream(exchange, wanted, frame, run, pieces)
@@ -115,14 +113,9 @@ class Application:
                 answer = frame.whole(made, run.reason, run.counts, run.code)
                 await exchange.answer(200, answer)
 
-    @asynccontextmanager
-    async def _working(
-        self, exchange: Exchange, work: AbstractAsyncContextManager[tuple[Run, T]]
-    ) -> AsyncIterator[tuple[Run, T]]:
-        """Work that ends with its caller, and whose refusals are in its receipt."""
-        log = self._enclave.machine.log
-        async with unless_gone(exchange), work as (run, act), refusing(exchange, log, run):
-            yield run, act
+    def _refusing(self, exchange: Exchange, run: Run) -> Refusing:
+        """Where units are charged the refusal is in their receipt."""
+        return Refusing(exchange, self._enclave.machine.log, run)
 
     def _frame(self, kind: Literal["chat", "text"], run: Run) -> answers.Frame:
         created = self._enclave.machine.clock.now() // 1000
@@ -140,7 +133,7 @@ class Application:
         if Capability.EMBED not in self._enclave.machine.host.loaded.capabilities:
             raise UnsupportedParameter(about="embeddings", expected=Capability.EMBED)
         work = self._enclave.works.embedding(wanted, lent=lent, key_hash=key_hash, request=body)
-        async with self._working(exchange, work) as (run, embed):
+        async with exchange, work as (run, embed), self._refusing(exchange, run):
             found = await embed()
             answer = answers.embeddings_body(
                 wanted, found.vectors, found.dims, run.counts.input_tokens, lent.terms.model.name
@@ -189,7 +182,7 @@ class Application:
         loaded = self._enclave.machine.host.loaded
         wanted = kserve.parse(body, exchange.header(kserve.JSON_BYTES), loaded)
         work = self._enclave.works.inferring(wanted, lent=lent, key_hash=key_hash, request=body)
-        async with self._working(exchange, work) as (_, infer):
+        async with exchange, work as (run, infer), self._refusing(exchange, run):
             found = await infer()
             content, json_bytes = kserve.answer(wanted, found, exchange.variable)
             if json_bytes is None:

@@ -110,6 +110,7 @@ class Run:
     request: bytes
     receipt_id: str
     receipts: Receipts
+    gate: Gate
     sent: bytearray = field(default_factory=bytearray)
     input_tokens: int = 0
     output_tokens: int = 0
@@ -133,6 +134,15 @@ class Run:
         ended = self.ticket.purse.ended
         killed = ended is not None and isinstance(failure, WorkerFailed | NoModelYet)
         return ended.again() if ended is not None and killed else failure
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, _kind: object, failure: BaseException | None, _: object) -> None:
+        self.book()  # where it ended badly: the units are spent, so they have a receipt
+        self.gate.leave(self.ticket)
+        if isinstance(failure, LeaseholdError) and (why := self.why(failure)) is not failure:
+            raise why from None
 
 
 @dataclass(slots=True)
@@ -162,7 +172,7 @@ class Works:
         least = priced(tariff, Work(requests=1, input_tokens=fewest, output_tokens=1))
         entry = tariff.cost(Work(requests=1, input_tokens=guess))
         want = entry + tariff.cost(wanted.output(self.block_tokens))
-        async with self._run(key_hash, least, Units(max(least, want)), lent, request) as run:
+        with await self._run(key_hash, least, Units(max(least, want)), lent, request) as run:
             stream, first = await self._begin(run, wanted)
             async with aclosing(stream), aclosing(self._pieces(run, wanted, stream, first)) as it:
                 yield run, it
@@ -176,7 +186,7 @@ class Works:
         check_vectors(self.host.loaded, rows)
         fewest = floor(frames.Texts(wanted.texts), self.host.loaded.longest_token_bytes)
         least = priced(tariff, Work(requests=1, input_tokens=fewest, rows=rows))
-        async with self._run(key_hash, least, least, lent, request) as run:
+        with await self._run(key_hash, least, least, lent, request) as run:
             tokens = await self.host.count(frames.Texts(wanted.texts))
             units = tariff.cost(Work(requests=1, input_tokens=tokens, rows=rows))
             await self.gate.hold(run.ticket, units, want=units)
@@ -190,7 +200,7 @@ class Works:
     ) -> AsyncIterator[tuple[Run, Callable[[], Awaitable[frames.Inferred]]]]:
         """M-6, I-5: one call of the model, reserved and paid whole before it is made. Raises as above."""
         units = priced(lent.terms.tariff, Work(requests=1, rows=wanted.rows))
-        async with self._run(key_hash, units, units, lent, request) as run:
+        with await self._run(key_hash, units, units, lent, request) as run:
             self.meter.spend(run.ticket, units, now=self.clock.monotonic())
             yield run, partial(self._outputs, run, wanted)
 
@@ -208,18 +218,12 @@ class Works:
         """T30: what was paid for before a stop may not leave after it."""
         self.meter.spend(run.ticket, Units(0), now=self.clock.monotonic())
 
-    @asynccontextmanager
     async def _run(
         self, key_hash: bytes, least: Units, want: Units, lent: Lent, request: bytes
-    ) -> AsyncIterator[Run]:
-        async with self.gate.admitted(key_hash, least=least, want=want) as ticket:
-            run = Run(ticket, lent, request, f"receipt-{self.entropy(16).hex()}", self.receipts)
-            try:
-                yield run
-            except (WorkerFailed, NoModelYet) as failure:
-                raise run.why(failure) from None
-            finally:
-                run.book()  # where it ended badly: the units are spent, so they have a receipt
+    ) -> Run:
+        ticket = await self.gate.admit(key_hash, least=least, want=want)
+        name = f"receipt-{self.entropy(16).hex()}"
+        return Run(ticket, lent, request, name, self.receipts, self.gate)
 
     async def _begin(self, run: Run, wanted: Generation) -> tuple[_Stream, Sequence[Piece]]:
         """M-6: let the engine count, and begin where that is held already; charge the input."""

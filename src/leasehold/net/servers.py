@@ -83,15 +83,21 @@ async def serving(
     try:
         await server.startup(sockets=[listener])
         bound = listener.getsockname()
-        ticking = asyncio.create_task(server.main_loop())
+        ticking = asyncio.create_task(_tick(server))
         try:
             yield Address(bound[0], bound[1])
         finally:
-            server.should_exit = True
-            await ticking
+            ticking.cancel()
             await server.shutdown(sockets=[listener])
     finally:
         listener.close()
+
+
+async def _tick(server: Server) -> None:
+    """uvicorn's `main_loop`, which wakes ten times a second to renew the date of answers at each tenth."""
+    while True:
+        await server.on_tick(0)
+        await asyncio.sleep(1)
 
 
 def _listen(host: str, port: int) -> socket.socket:
