@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Final, Protocol, cast
+from typing import Final, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -34,6 +34,7 @@ COMMAND: Final = (sys.executable, "-I", "-B", "-m", "leasehold.worker")
 # threads that libraries start before the sandbox stands.
 _QUIET: Final = ("ORT_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_OFFLINE", "OPENBLAS_NUM_THREADS")
 ENVIRONMENT: Final = dict.fromkeys(_QUIET, "1") | {"LANG": "C.UTF-8"}
+_One = TypeVar("_One", frames.Counted, frames.Embedded, frames.Inferred)
 Piece = frames.Counted | Token | frames.Done
 _OF_LOADING: Final = (frames.Loaded, frames.LoadFailed)
 _REFUSALS: Final = {fault: codes()[fault.value] for fault in frames.Fault}
@@ -207,10 +208,7 @@ class WorkerHost:
 
     async def count(self, what: frames.Input) -> int:
         """Tokens of the input, at least its floor."""
-        with self._asking(frames.Count(self._next_id(), what), frames.Counted) as claims:
-            (answer,) = await claims.some()
-        assert isinstance(answer, frames.Counted)  # noqa: S101  (Claims.check)
-        return answer.tokens
+        return (await self._one(frames.Count(self._next_id(), what), frames.Counted)).tokens
 
     async def generate(
         self,
@@ -230,21 +228,20 @@ class WorkerHost:
     async def embed(self, texts: Sequence[str]) -> frames.Embedded:
         """One vector for each text: little-endian float32[len(texts), dims]."""
         check_vectors(self.loaded, len(texts))
-        with self._asking(
-            frames.Embed(self._next_id(), frames.Texts(tuple(texts))), frames.Embedded
-        ) as it:
-            (answer,) = await it.some()
-        assert isinstance(answer, frames.Embedded)  # noqa: S101  (Claims.check)
-        return answer
+        ask = frames.Embed(self._next_id(), frames.Texts(tuple(texts)))
+        return await self._one(ask, frames.Embedded)
 
     async def infer(
         self, inputs: Sequence[Tensor], outputs: Sequence[str], *, bytes_max: int
     ) -> frames.Inferred:
         """I-5: the named outputs, which the model must declare."""
         ask = frames.Infer(self._next_id(), tuple(inputs), tuple(outputs), bytes_max)
-        with self._asking(ask, frames.Inferred) as claims:
+        return await self._one(ask, frames.Inferred)
+
+    async def _one(self, ask: frames.Count | frames.Embed | frames.Infer, kind: type[_One]) -> _One:
+        with self._asking(ask, kind) as claims:
             (answer,) = await claims.some()
-        assert isinstance(answer, frames.Inferred)  # noqa: S101  (Claims.check)
+        assert isinstance(answer, kind)  # noqa: S101  (Claims.check)
         return answer
 
     async def kill(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from leasehold.core import frames
 from leasehold.core.crypto import Entropy
@@ -40,6 +40,7 @@ from leasehold.errors import (
     WorkerFailed,
 )
 
+T = TypeVar("T")
 _Stream = AsyncGenerator[tuple[Piece, ...], None]
 RECEIPTS_PER_KEY_MAX: Final = 1024
 # Of all keys, ~1 KiB each; the key that was idle longest loses its own.
@@ -192,7 +193,7 @@ class Works:
             await self.gate.hold(run.ticket, units, want=units)
             self.meter.spend(run.ticket, units, now=self.clock.monotonic())
             run.input_tokens = tokens
-            yield run, partial(self._vectors, run, wanted)
+            yield run, partial(self._live, run, partial(self.host.embed, wanted.texts))
 
     @asynccontextmanager
     async def inferring(
@@ -202,15 +203,13 @@ class Works:
         units = priced(lent.terms.tariff, Work(requests=1, rows=wanted.rows))
         with await self._run(key_hash, units, units, lent, request) as run:
             self.meter.spend(run.ticket, units, now=self.clock.monotonic())
-            yield run, partial(self._outputs, run, wanted)
+            call = partial(
+                self.host.infer, wanted.inputs, wanted.outputs, bytes_max=wanted.bytes_max
+            )
+            yield run, partial(self._live, run, call)
 
-    async def _outputs(self, run: Run, wanted: Inference) -> frames.Inferred:
-        found = await self.host.infer(wanted.inputs, wanted.outputs, bytes_max=wanted.bytes_max)
-        self._check_live(run)
-        return found
-
-    async def _vectors(self, run: Run, wanted: Embedding) -> frames.Embedded:
-        found = await self.host.embed(wanted.texts)
+    async def _live(self, run: Run, call: Callable[[], Awaitable[T]]) -> T:
+        found = await call()
         self._check_live(run)
         return found
 
