@@ -220,9 +220,7 @@ class PlatformNotAllowed(Unproven):
     """The manifest has no reference values for this kind of platform."""
 
     code = "platform_not_allowed"
-    do = (
-        "Run on a platform that the manifest names, or have the custodian add its reference values."
-    )
+    do = "Run on a platform that the manifest names, or have the custodian add its values."
 
 
 class WrongSigner(Unproven):
@@ -473,6 +471,14 @@ class NotPermitted(Refused):
     do = "Use a certificate whose role allows it."
 
 
+class ForeignPage(Refused):
+    """A page that is not the custodian's own sent this with an operator's certificate; it was not done."""
+
+    code = "foreign_page"
+    status = 403
+    do = "Open the custodian's console in a tab of its own, and use its own forms and links."
+
+
 class HandsNeeded(Refused):
     """This takes the hands of several operators, and here was one."""
 
@@ -701,9 +707,7 @@ class Internal(Unavailable):
 
     code = "internal"
     status = 500
-    do = (
-        "Report it with the time it happened; the program's log names where, and says nothing more."
-    )
+    do = "Report it with the time it happened; the program's log names where, and no more."
 
 
 class PortInUse(Unavailable):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
 
 from leasehold.attest.manifest import parse_manifest
 from leasehold.cli import main
@@ -192,3 +193,48 @@ def test_serve_until_sigterm(tmp_path: Path) -> None:
     assert process.returncode == 0
     assert '"event": "serving"' in errors
     assert '"event": "stopping"' in errors
+
+
+# A browser's certificate (docs/spec/console.md, O-24) ------------------------------------------------
+
+
+def secret_file(place: Path, text: str, *, mode: int = 0o600) -> str:
+    """A file with a passphrase in it."""
+    place.write_text(text)
+    place.chmod(mode)
+    return str(place)
+
+
+def test_an_operators_certificate_becomes_a_file_for_a_browser(folder: str, tmp_path: Path) -> None:
+    out, secret = tmp_path / "admin.p12", secret_file(tmp_path / "secret", "correct horse\n")
+    words = ("operator", "browser", "admin", "--custodian", folder, "--out", str(out))
+    said = run(*words, "--passphrase-file", secret)
+    assert "https://127.0.0.1:8443/console/" in said
+    assert out.stat().st_mode & 0o777 == 0o600
+    key, certificate, others = pkcs12.load_key_and_certificates(out.read_bytes(), b"correct horse")
+    mine = settings.read_credentials(Path(folder), "admin")
+    assert certificate is not None
+    assert certificate.public_bytes(Encoding.PEM).decode() == mine.certificate
+    assert [one.public_bytes(Encoding.PEM).decode() for one in others] == [mine.ca]
+    assert key is not None
+    assert key.public_key() == certificate.public_key()
+    with pytest.raises(ValueError, match="password"):
+        pkcs12.load_key_and_certificates(out.read_bytes(), b"wrong horse")
+    assert "already_exists" in run(*words, "--passphrase-file", secret, code=4)
+
+
+def test_what_is_no_passphrase_for_a_browsers_file(folder: str, tmp_path: Path) -> None:
+    out = tmp_path / "admin.p12"
+    words = ("operator", "browser", "admin", "--custodian", folder, "--out", str(out))
+    short = secret_file(tmp_path / "short", "1234567\nmore\n")
+    said = run(*words, "--passphrase-file", short, code=2)
+    assert "Got: 7 characters. Expected: >= 8." in said
+    open_ = secret_file(tmp_path / "open", "correct horse", mode=0o644)
+    assert "mode 644" in run(*words, "--passphrase-file", open_, code=2)
+    assert "no terminal to ask on" in run(*words, code=2)
+    assert "file_trouble" in run(
+        *("operator", "browser", "nobody", "--custodian", folder, "--out", str(out)),
+        *("--passphrase-file", short),
+        code=5,
+    )
+    assert not out.exists()

@@ -7,11 +7,12 @@ import pytest
 from msgspec.structs import replace
 
 from leasehold.cli.consumer import budget_fields
-from leasehold.cli.stop import Span, explain
+from leasehold.cli.stop import Span
 from leasehold.core.messages import BudgetAnswer, StopReason
 from leasehold.core.units import DAY, MINUTE, Instant, Units
 from leasehold.custodian.ledger.stops import Stop
 from leasehold.custodian.records import ProgressView
+from leasehold.custodian.words import explain
 
 START = Instant(1_800_000_000_000)
 STOP = Stop(3, "loan", "clinic", "over", "ada", 1, START, None)

@@ -479,6 +479,49 @@ async def test_a_witness_leaves_its_cosignature_with_the_custodian(office: Offic
     assert cosigned == note + line
 
 
+# Other people's pages (O-25) ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {
+            "sec-fetch-site": "cross-site",
+            "sec-fetch-mode": "navigate",
+            "sec-fetch-dest": "document",
+        },
+    ],
+    ids=str,
+)
+async def test_another_sites_page_gets_nothing_by_an_operators_browser(
+    office: Office, headers: dict[str, str]
+) -> None:
+    """A browser adds the certificate for any page, and needs no leave for a form or text."""
+    size = (await office.custodian.look(audit.head))[0]
+    async with office.client(office.operator()) as client:
+        for method, path in ENDPOINTS:
+            answer = await client.request(
+                method, filled(path), content=to_json(STOP), headers=headers
+            )
+            assert code_of(answer) == (403, "foreign_page"), path
+    assert (await office.custodian.look(audit.head))[0] == size
+
+
+async def test_what_no_page_sent_is_served_as_ever(office: Office) -> None:
+    """The command line is no browser; what was typed into a browser's address reads."""
+    async with office.client(office.operator()) as client:
+        assert (await client.get("/operator/loans")).status_code == 200
+        typed = {"sec-fetch-site": "none"}
+        assert (await client.get("/operator/loans", headers=typed)).status_code == 200
+        answer = await client.post("/operator/stops", content=to_json(STOP), headers=typed)
+        assert code_of(answer) == (403, "foreign_page")
+        assert (await client.post("/operator/stops", content=to_json(STOP))).status_code == 200
+
+
 # Sealed models -----------------------------------------------------------------------------------
 
 

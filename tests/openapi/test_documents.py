@@ -42,6 +42,7 @@ async def test_every_route_of_the_custodian_is_described_and_none_else(tmp_path:
     routes = {
         (method, route.path)
         for route in office.app.routes
+        if not route.path.startswith("/console")  # pages for people: docs/spec/console.md
         for method in (getattr(route, "methods", None) or {"WEBSOCKET"}) - {"HEAD"}
     }
     described = {(one.method, one.path) for one in custodian.OPERATIONS}

@@ -68,7 +68,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
         "leasehold.cli.custodian:command", "Run a custodian: lend, grant, stop.", "custodian"
     ),
     "operator": Entry(
-        "leasehold.cli.operator:command", "Manage who may operate a custodian.", "custodian"
+        "leasehold.cli.operators:command", "Manage who may operate a custodian.", "custodian"
     ),
     "collateral": Entry(
         "leasehold.cli.collateral:command", "Keep what vendors say of machines.", "custodian"

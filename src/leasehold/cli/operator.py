@@ -1,4 +1,4 @@
-"""The operators' commands that lend: operators, loans, consumers with their keys, grants."""
+"""The operators' commands that lend: loans, consumers with their keys, grants."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Final
 import click
 
 from leasehold.cli import output, refund
-from leasehold.cli.access import Access, as_json, folder_option, read_bytes, unlock, with_access
+from leasehold.cli.access import Access, as_json, read_bytes, with_access
 from leasehold.cli.custodian import now
 from leasehold.core.crypto import sha256
 from leasehold.core.lease import LeasePolicy
 from leasehold.core.messages import Budget
 from leasehold.core.tariff import NAMED, Tariff, check_tariff
 from leasehold.core.units import SECOND, Duration, Units
-from leasehold.custodian import records, settings
+from leasehold.custodian import records
 from leasehold.custodian.leak import leak, units_a_day
 from leasehold.custodian.ledger.consumers import Consumer, Key
 from leasehold.custodian.ledger.loans import Model
-from leasehold.custodian.ledger.operators import Role
 from leasehold.custodian.private_files import write_private
+from leasehold.custodian.words import prices
 from leasehold.errors import BadSetting
 
 KEY_PREFIX: Final = "lh-"
@@ -39,37 +39,6 @@ def _amounts(budget: Budget) -> tuple[int, ...]:
         budget.settled,
         budget.written_off,
     )
-
-
-# Operators ---------------------------------------------------------------------------------------
-
-
-@click.group()
-def command() -> None:
-    """Manage who may operate a custodian."""
-
-
-@command.command("add")
-@click.argument("name")
-@click.option("--role", type=click.Choice([role.value for role in Role]), required=True)
-@folder_option
-def add_operator(*, name: str, role: str, folder: Path) -> None:
-    """Give NAME a key, a certificate of a year and a role; then restart the custodian."""
-    keys = settings.read_keys(folder, ring=unlock(folder))
-    settings.add_operator(
-        folder, name, Role(role), authority=keys.authority, now=now(), entropy=os.urandom
-    )
-    place = folder / "operators"
-    click.echo(f"{name} is {role}: {place / name}.key and .pem")
-    output.write_note("It counts after a restart of the custodian.")
-
-
-@command.command("list")
-@folder_option
-def list_operators(*, folder: Path) -> None:
-    """Show who may operate this custodian."""
-    rows = sorted(settings.read_operators(folder).items())
-    output.write_rows("Operators", ("name", "role"), rows)
 
 
 # Loans -------------------------------------------------------------------------------------------
@@ -208,11 +177,6 @@ def end_loan(access: Access, *, name: str) -> None:
 
 
 def _write_loan(one: records.LoanView) -> None:
-    prices = ", ".join(
-        f"{field}={price}"
-        for field in Tariff.__struct_fields__
-        if (price := getattr(one.tariff, field))
-    )
     budget, leaks = one.budget, leak(one.tariff)
     left = Units(budget.available + budget.outstanding)
     pace = units_a_day(budget.settled + budget.written_off, since=one.created, now=now())
@@ -220,7 +184,7 @@ def _write_loan(one: records.LoanView) -> None:
         "loan": one.name,
         "model": one.model,
         "state": one.state,
-        "units": prices,
+        "units": prices(one.tariff),
         "lease lives": f"{one.policy.ttl / SECOND:g} s",
         "outstanding at most": one.policy.outstanding_max,
         "exact": one.policy.exact,

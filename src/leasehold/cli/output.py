@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
 import msgspec
 
-from leasehold.core.units import Instant
+from leasehold.core.moments import utc as utc
 
 SIMULATED: Final = (
     "SIMULATED: there is no secure hardware behind this enclave, so its host can read everything."
@@ -76,11 +75,6 @@ def write_simulated(is_simulated: bool) -> None:
 def write_note(text: str) -> None:
     """A remark beside the result, on stderr."""
     click.secho(text, err=True, dim=True)
-
-
-def utc(instant: Instant) -> str:
-    """A moment as people write it, in UTC, to the second."""
-    return datetime.fromtimestamp(instant / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _text(value: object) -> str:

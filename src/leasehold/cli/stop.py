@@ -14,6 +14,7 @@ from leasehold.core.messages import Scope
 from leasehold.core.units import DAY, MINUTE, SECOND
 from leasehold.custodian.ledger.stops import DRAIN_MAX, NOTICE_MAX, Stop
 from leasehold.custodian.records import ProgressView, StopCommand, Why
+from leasehold.custodian.words import explain, proof_in_words
 
 _ASK_SECONDS: Final = 10  # how long the custodian holds an answer back for news
 _PENDING: Final = 5  # the exit status of Unavailable: not everybody has proved it
@@ -110,9 +111,9 @@ def _watch(access: Access, progress: ProgressView, seconds: int, *, quiet: bool)
     shown: set[str] = set()
     while True:
         if not quiet:
-            for instance in sorted(set(progress.proved) - shown):
-                passed = (progress.time - progress.stop.at) / SECOND
-                click.echo(f"{instance} proved that it stopped, {passed:.3f} s after the order")
+            for one in progress.instances:
+                if one.id in progress.proved and one.id not in shown:
+                    click.echo(f"{one.id} {proof_in_words(one, progress.stop)}")
         shown |= set(progress.proved)
         left = end - time.monotonic()
         if progress.complete or left <= 0 or progress.stop.lifted is not None:
@@ -125,66 +126,6 @@ def _watch(access: Access, progress: ProgressView, seconds: int, *, quiet: bool)
             proved=len(progress.proved),
             wait=max(1, min(_ASK_SECONDS, int(left))),
         )
-
-
-def explain(progress: ProgressView) -> str:
-    """How far a stop has come, in a sentence or two."""
-    order = progress.stop
-    what = "everything" if order.scope == "all" else f"{order.scope} {order.target}"
-    lines = [f"Stop {order.id} of {what} is in force."]
-    if order.phase == "notice":
-        return _announced(progress, what)
-    if order.lifted is not None:
-        lines = [f"Stop {order.id} of {what} was lifted; what it found running stays stopped."]
-    if order.phase == "drain":
-        lines.append(
-            "Nothing is leased and nobody admitted; what runs may finish on what is leased already until"
-            f" {output.utc(order.ends)}."
-        )
-    if progress.complete:
-        return " ".join(
-            [*lines, "It is complete: nothing can be served any more, and that is proved."]
-        )
-    until = ""
-    if progress.lapses is not None:
-        until = f" until {output.utc(progress.lapses)}, later only under a clock that is held still"
-    lines.append(f"At most {progress.units:,} units can still be served{until}.")
-    if progress.units_in_doubt:
-        lines.append(
-            f"{progress.units_in_doubt:,} more were written off when their leases ran out; only a "
-            "host that holds its clock still could serve them."
-        )
-    if progress.pending:
-        lines.append(f"Not yet proved: {_silence(progress, progress.pending, 'if silent, dead')}.")
-    if progress.presumed_dead:
-        gone = _silence(progress, progress.presumed_dead, "dead")
-        lines.append(f"Silent, and presumed dead: {gone}.")
-    return " ".join(lines)
-
-
-def _announced(progress: ProgressView, what: str) -> str:
-    """A stop that has not begun: when it will, and how much of it could be left then."""
-    order = progress.stop
-    if order.lifted is not None:
-        return f"Stop {order.id} of {what} was called off before it began."
-    lines = [
-        f"Stop {order.id} of {what} will begin by itself at {output.utc(order.begins)}: until then"
-        " all is served as before, and no lease is granted that lives longer."
-    ]
-    if order.ends > order.begins:
-        lines.append(
-            f"From then on nobody is admitted, and what runs may finish until {output.utc(order.ends)}."
-        )
-    told = f" by {len(progress.pending)} enclaves" if order.scope != "consumer" else ""
-    lines.append(f"{progress.units:,} units are leased now{told}.")
-    lines.append(f"`leasehold resume {order.id}` calls it off.")
-    return " ".join(lines)
-
-
-def _silence(progress: ProgressView, names: tuple[str, ...], what: str) -> str:
-    return ", ".join(
-        f"{name} ({what} from {output.utc(progress.dead_from[name])})" for name in names
-    )
 
 
 @click.command()

@@ -5,6 +5,7 @@ Spec: docs/spec/custodian-api.md. Strict: an unknown field is refused. Refuses t
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Annotated, Literal
 
 import msgspec
@@ -18,6 +19,7 @@ from leasehold.custodian.ledger.extensions import Request
 from leasehold.custodian.ledger.grants import Grant, KeyCap, budget_of
 from leasehold.custodian.ledger.instances import Instance, State
 from leasehold.custodian.ledger.loans import Loan
+from leasehold.custodian.ledger.members import Member
 from leasehold.custodian.ledger.operators import Role
 from leasehold.custodian.ledger.stops import DRAIN_MAX, NOTICE_MAX, Progress, Stop
 
@@ -268,8 +270,28 @@ class DecisionView(_Record, frozen=True):
     cap_limits: bool
 
 
+class MemberView(_Record, frozen=True):
+    """An instance that a stop concerns (O-8), and how many units it could still serve of what is stopped.
+
+    `proved` is when its proof was stored, `dead_from` from when it is, or if silent would be, presumed
+    dead, `lapses` when its last lease ends. `connected` is whether it listens to this custodian now.
+    """
+
+    id: str
+    loan: str
+    machine: str
+    state: State
+    seen: Instant
+    connected: bool
+    simulated: bool
+    proved: Instant | None
+    dead_from: Instant | None
+    units: Units
+    lapses: Instant | None
+
+
 class ProgressView(_Record, frozen=True):
-    """How far a stop has come; times are the custodian's."""
+    """How far a stop has come; times are the custodian's. `instances` has the same one by one."""
 
     stop: Stop
     units: Units
@@ -281,6 +303,7 @@ class ProgressView(_Record, frozen=True):
     dead_from: dict[str, Instant]
     complete: bool
     time: Instant
+    instances: tuple[MemberView, ...] = ()
 
 
 class AuditPage(_Record, frozen=True):
@@ -344,8 +367,10 @@ def view_instance(instance: Instance, *, connected: bool) -> InstanceView:
     )
 
 
-def view_progress(progress: Progress, *, complete: bool, now: Instant) -> ProgressView:
-    """A stop's progress with the custodian's time."""
+def view_progress(
+    progress: Progress, *, complete: bool, now: Instant, listening: Set[str] = frozenset()
+) -> ProgressView:
+    """A stop's progress with the custodian's time; `listening` are the instances with an open channel."""
     return ProgressView(
         stop=progress.stop,
         units=progress.units,
@@ -357,4 +382,11 @@ def view_progress(progress: Progress, *, complete: bool, now: Instant) -> Progre
         dead_from=progress.dead_from,
         complete=complete,
         time=now,
+        instances=tuple(_view_member(one, listening) for one in progress.instances),
     )
+
+
+def _view_member(one: Member, listening: Set[str]) -> MemberView:
+    simulated = msgspec.json.decode(one.verdict, type=_VerdictPart).simulated
+    known = (one.id, one.loan, one.machine, one.state, one.seen, one.id in listening, simulated)
+    return MemberView(*known, one.proved, one.dead_from, one.units, one.lapses)

@@ -73,8 +73,9 @@ async def show_progress(desk: Desk, call: Call) -> object:
 
 
 def _progress(desk: Desk, found: stops.Progress) -> records.ProgressView:
-    now = desk.custodian.ports.clock.now()
-    return records.view_progress(found, complete=is_complete(found), now=now)
+    now, listening = desk.custodian.ports.clock.now(), set(desk.custodian.listeners.names())
+    complete = is_complete(found)
+    return records.view_progress(found, complete=complete, now=now, listening=listening)
 
 
 # What happened ---------------------------------------------------------------------------------------

@@ -20,10 +20,10 @@ from starlette.routing import Route
 from leasehold.core.crypto import SigningKey, sha256
 from leasehold.core.encoding import b64, unb64
 from leasehold.core.units import Clock
-from leasehold.custodian.api import read_body
 from leasehold.custodian.forks import Fork, keep_fork
 from leasehold.custodian.log import Log
 from leasehold.custodian.mark import read_checkpoint
+from leasehold.custodian.visitors import read_body
 from leasehold.custodian.witness import PROOF_HASHES_MAX, read_state, witness
 from leasehold.errors import (
     BadMessage,

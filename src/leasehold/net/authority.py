@@ -15,8 +15,9 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from leasehold.core.crypto import Entropy, TlsKey
@@ -31,6 +32,7 @@ from leasehold.net.certificates import (
 )
 
 SCHEME: Final = "leasehold"
+PASSPHRASE_ROUNDS: Final = 600_000  # of PBKDF2 with SHA-256, OWASP 2023; browsers take any number
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _INSTANCE: Final = re.compile(r"[0-9a-f]{64}")
@@ -109,6 +111,27 @@ def issue_client(
     names = [x509.UniformResourceIdentifier(uri)]
     extensions = end_entity(ExtendedKeyUsageOID.CLIENT_AUTH, names)
     return _issue(authority, spki, common, extensions, validity, entropy)
+
+
+def browser_file(certificate: str, key: TlsKey, *, ca: str, name: str, passphrase: str) -> bytes:
+    """A certificate with its key and its authority (PEM) as PKCS#12 (RFC 7292), for a browser to import.
+
+    Encrypted by AES-256 under PBKDF2; `name` is what the browser calls it. Raises BadMessage.
+    """
+    try:
+        own, authority = (x509.load_pem_x509_certificate(pem.encode()) for pem in (certificate, ca))
+    except ValueError as cause:
+        raise BadMessage(about="certificate", expected="PEM") from cause
+    encryption = (
+        serialization.PrivateFormat.PKCS12.encryption_builder()
+        .kdf_rounds(PASSPHRASE_ROUNDS)
+        .key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC)
+        .hmac_hash(hashes.SHA256())
+        .build(passphrase.encode())
+    )
+    return pkcs12.serialize_key_and_certificates(
+        name.encode(), key.private, own, [authority], encryption
+    )
 
 
 def parse_identity(uri: str) -> Identity:

@@ -189,3 +189,43 @@ def test_outstanding_by_scope() -> None:
             stage.see(lambda tx, s=scope, t=target: leases.outstanding(tx, scope=s, target=t))
             == units
         )
+
+
+def test_instances_are_told_one_by_one_and_add_up() -> None:
+    """O-8: who proved it when, who is silent, and what each of them still holds."""
+    stage = ready()
+    for name in ("two", "three", "four"):
+        stage.attest(name)
+    stage.lease(instance="one", units=100)
+    stage.lease(instance="two", units=40)
+    stop = order(stage)
+    stage.now = Instant(stage.now + 5 * SECOND)
+    stage.prove(stop.id, instance="three")
+    proved_at = stage.now
+    stage.now = Instant(stage.now + SECOND)
+    found = progress(stage, stop.id)
+    by_name = {one.id: one for one in found.instances}
+    assert set(by_name) == {"one", "two", "three", "four"}
+    assert {one.id: one.units for one in found.instances} == {
+        "one": 100,
+        "two": 40,
+        "three": 0,
+        "four": 0,
+    }
+    assert sum(one.units for one in found.instances) == found.units
+    assert max(one.lapses or 0 for one in found.instances) == found.lapses
+    assert (by_name["three"].proved, by_name["three"].dead_from) == (proved_at, None)
+    assert by_name["one"].proved is None
+    assert {one.id: one.dead_from for one in found.instances if one.dead_from} == found.dead_from
+    assert by_name["two"].loan == "loan-1"
+
+
+def test_only_what_is_stopped_is_counted_for_an_instance() -> None:
+    """A stop of a consumer concerns its leases, not what the same instance holds for others."""
+    stage = ready()
+    stage.enrol("bea", "key-2")
+    stage.lease(units=100)
+    stage.lease("key-2", units=30)
+    stop = order(stage, "consumer", "bea")
+    (one,) = progress(stage, stop.id).instances
+    assert (one.id, one.units, one.state) == ("one", 30, "live")

@@ -120,6 +120,19 @@ def last_expiry(tx: Tx, *, scope: Scope, target: str) -> Instant | None:
     return at
 
 
+def outstanding_by_instance(
+    tx: Tx, *, scope: Scope, target: str
+) -> dict[str, tuple[Units, Instant]]:
+    """What `outstanding` and `last_expiry` say, for each instance that holds open leases in the scope."""
+    rows = tx.execute(
+        "SELECT instance, CAST(SUM(granted - settled) AS BIGINT), MAX(expires)"
+        + _OPEN_WITHIN
+        + " GROUP BY instance",
+        (scope, scope, target, scope, target, scope, target),
+    )
+    return {instance: (units, expires) for instance, units, expires in rows}
+
+
 def settle(tx: Tx, *, lease: Lease, spent: Units) -> Units:
     """M-5: merge a cumulative counter into an open lease; returns how many units that settled.
 

@@ -107,7 +107,10 @@ def record_proof(tx: Tx, *, now: Instant, instance: str, signed: Signed) -> Stop
         _check_counter(spent)
         _check_claim(tx, now=now, lease=lease, spent=spent)
         leases.close(tx, now=now, actor=actor, lease=lease, spent=spent, proof=proof)
-    tx.execute("UPDATE instances SET state = 'stopped', seen = ? WHERE id = ?", (now, instance))
+    tx.execute(
+        "UPDATE instances SET state = 'stopped', seen = ?, proved = ? WHERE id = ?",
+        (now, now, instance),
+    )
     tx.execute("DELETE FROM answers WHERE instance = ?", (instance,))
     return StopNoted(report.stop)
 

@@ -16,6 +16,7 @@ from leasehold.custodian.ledger.checks import check_reason, found, next_number
 from leasehold.custodian.ledger.consumers import show_consumer
 from leasehold.custodian.ledger.instances import show_instance
 from leasehold.custodian.ledger.loans import show_loan
+from leasehold.custodian.ledger.members import SELECT, Member, members
 from leasehold.custodian.ledger.operators import Gate, Operator, Right, check_alone, check_right
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import BadRequest, Conflict
@@ -39,18 +40,19 @@ SELECT i.id FROM instances i JOIN grants g ON g.loan = i.loan
 WHERE g.consumer = ? AND i.state IN ('live', 'stopping') ORDER BY i.id
 """
 _HOLDING: Final = """
-SELECT DISTINCT e.instance, i.state, i.seen + l.dead_man, i.certificate_expires
-FROM leases e JOIN instances i ON i.id = e.instance JOIN loans l ON l.name = i.loan
-WHERE e.consumer = ? AND e.state = 'open' ORDER BY e.instance
+FROM instances i JOIN loans l ON l.name = i.loan
+WHERE i.id IN (SELECT instance FROM leases WHERE consumer = ? AND state = 'open') ORDER BY i.id
 """
 _FOUND: Final = """
-SELECT i.id, i.state, i.seen + l.dead_man, i.certificate_expires
 FROM stop_instances s JOIN instances i ON i.id = s.instance JOIN loans l ON l.name = i.loan
 WHERE s.stop = ? ORDER BY i.id
 """
+_AUDIENCE: Final = """
+SELECT i.id FROM stop_instances s JOIN instances i ON i.id = s.instance
+WHERE s.stop = ? AND i.state <> 'stopped' ORDER BY i.id
+"""
 # What a stop would find if it began now.
 _FINDS: Final = """
-SELECT i.id, i.state, i.seen + l.dead_man, i.certificate_expires
 FROM instances i JOIN loans l ON l.name = i.loan
 WHERE i.state = 'live' AND (? = 'all' OR (? = 'loan' AND i.loan = ?) OR (? = 'enclave' AND i.id = ?))
 ORDER BY i.id
@@ -104,7 +106,7 @@ class Progress(msgspec.Struct, frozen=True):
     off by the clock and can only be served by an enclave whose host holds its clock still (T29, T30).
     `lapses` is when the last of those leases expires. `dead_from` says of every instance without a proof
     from when it is, or if it stays silent would be, presumed dead: an enclave with an honest
-    clock has wiped itself by then.
+    clock has wiped itself by then. `instances` says the same, and what each still holds, one by one.
     """
 
     stop: Stop
@@ -115,6 +117,7 @@ class Progress(msgspec.Struct, frozen=True):
     presumed_dead: tuple[str, ...]
     lapses: Instant | None
     dead_from: dict[str, Instant]
+    instances: tuple[Member, ...]
 
 
 def order(
@@ -265,7 +268,7 @@ def audience(tx: Tx, *, stop: int) -> tuple[str, ...]:
         return ()
     if order.scope == "consumer":
         return tuple(row[0] for row in tx.execute(_MAY_SERVE, (order.target,)))
-    return tuple(row[0] for row in tx.execute(_FOUND, (stop,)) if row[1] != "stopped")
+    return tuple(row[0] for row in tx.execute(_AUDIENCE, (stop,)))
 
 
 def unheard(tx: Tx, *, instance: str) -> tuple[Stop, ...]:
@@ -279,25 +282,23 @@ def progress(tx: Tx, *, stop: int) -> Progress:
     order = show_stop(tx, stop)
     scope, target = order.scope, order.target
     if scope == "consumer":
-        states = tx.execute(_HOLDING, (target,))
+        rows = tx.execute(SELECT + _HOLDING, (target,))
     elif order.phase == "notice":
-        states = tx.execute(_FINDS, (scope, scope, target, scope, target))
+        rows = tx.execute(SELECT + _FINDS, (scope, scope, target, scope, target))
     else:
-        states = tx.execute(_FOUND, (stop,))
+        rows = tx.execute(SELECT + _FOUND, (stop,))
     doubt = tx.execute(_IN_DOUBT, (scope, scope, target, scope, target, scope, target))[0][0]
+    concerned = members(tx, rows, scope=scope, target=target)
     return Progress(
         order,
         leases.outstanding(tx, scope=scope, target=target),
         doubt,
-        proved=tuple(name for name, state, *_ in states if state == "stopped"),
-        pending=tuple(name for name, state, *_ in states if state in ("live", "stopping")),
-        presumed_dead=tuple(name for name, state, *_ in states if state == "lost"),
+        proved=tuple(one.id for one in concerned if one.state == "stopped"),
+        pending=tuple(one.id for one in concerned if one.state in ("live", "stopping")),
+        presumed_dead=tuple(one.id for one in concerned if one.state == "lost"),
         lapses=leases.last_expiry(tx, scope=scope, target=target),
-        dead_from={
-            name: after(min(silent, uncertified), leases.GRACE)
-            for name, state, silent, uncertified in states
-            if state != "stopped"
-        },
+        dead_from={one.id: one.dead_from for one in concerned if one.dead_from is not None},
+        instances=concerned,
     )
 
 

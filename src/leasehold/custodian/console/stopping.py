@@ -1,0 +1,82 @@
+"""A stop's progress as its page shows it: the API's numbers, and each instance's standing in words.
+
+Spec: docs/spec/console.md, O-32. Refuses to know where the progress comes from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from leasehold.custodian.ledger.stops import Phase, Stop
+from leasehold.custodian.records import MemberView, ProgressView
+from leasehold.custodian.words import proof_in_words, scope_in_words, sentences
+
+Standing = Literal["proved", "told", "silent", "dead", "announced", "serving"]
+_PHASES: Final[dict[Phase, str]] = {"notice": "announced", "drain": "draining", "full": "in force"}
+LABELS: Final[dict[Standing, str]] = {
+    "proved": "Proved",
+    "told": "Told, no proof yet",
+    "silent": "No channel, no proof",
+    "dead": "Presumed dead",
+    "announced": "Serving until it begins",
+    "serving": "Serving others",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One instance of a stop. `proof` is empty where it has not proved that it stopped."""
+
+    member: MemberView
+    standing: Standing
+    label: str
+    proof: str
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A stop as it is shown; `state` is one or two words for it, `words` what the command line says."""
+
+    view: ProgressView
+    what: str
+    state: str
+    words: list[str]
+    rows: tuple[Row, ...]
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether it can still come further."""
+        return not self.view.complete and self.view.stop.lifted is None
+
+
+def card(view: ProgressView) -> Card:
+    """How far a stop has come."""
+    rows = tuple(_row(one, view) for one in view.instances)
+    what = scope_in_words(view.stop)
+    return Card(view, what, state_of(view.stop, complete=view.complete), sentences(view), rows)
+
+
+def state_of(stop: Stop, *, complete: bool = False) -> str:
+    """A stop in a word or two."""
+    if stop.lifted is not None:
+        return "called off" if stop.phase == "notice" else "lifted"
+    return "complete" if complete else _PHASES[stop.phase]
+
+
+def _row(one: MemberView, view: ProgressView) -> Row:
+    standing = _standing(one, view)
+    proof = proof_in_words(one, view.stop) if standing == "proved" else ""
+    return Row(one, standing, LABELS[standing], proof)
+
+
+def _standing(one: MemberView, view: ProgressView) -> Standing:
+    if one.id in view.proved:
+        return "proved"
+    if one.id in view.presumed_dead:
+        return "dead"
+    if view.stop.phase == "notice":
+        return "announced"
+    if view.stop.scope == "consumer" and one.state == "live":
+        return "serving"
+    return "told" if one.connected else "silent"
