@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
@@ -52,7 +51,7 @@ class LlamaEngine:
         header = gguf.read(found[0].fd)
         self._settings = settings
         self._context = min(settings.context_tokens, header.context_tokens)
-        self._ask = listener.Ask(secrets.token_hex(16), secrets.token_hex(32))
+        self._ask = listener.Ask(os.urandom(16).hex(), os.urandom(32).hex())
         params = _params(found[0], settings, self._context, self._ask)
         try:
             self._server = xllamacpp.Server(params)

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from importlib.metadata import entry_points
 from typing import Final, assert_never
 
 from msgspec.structs import replace
@@ -21,6 +20,7 @@ from leasehold.core.frames import Done, Failed, Fault, LoadFailed, Reason
 from leasehold.core.units import KIB
 from leasehold.errors import BadMessage, LeaseholdError, WorkerFailed
 from leasehold.worker import room, sandbox
+from leasehold.worker.declared import declared, load
 from leasehold.worker.engine import EXIT_STATUS_BUG, Engine
 from leasehold.worker.outbox import PACE_SECONDS, Outbox, Said, Telling
 
@@ -43,13 +43,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def find_engine(name: str) -> Engine:
     """W-20: import the engine of that name, and no other. Raises WorkerFailed."""
-    declared = {found.value: found for found in entry_points(group=ENTRY_POINTS, name=name)}
-    if len(declared) != 1:
-        got = f"{name}, declared {len(declared)} times"
+    found = declared(ENTRY_POINTS).get(name, ())
+    if len(found) != 1:
+        got = f"{name}, declared {len(found)} times"
         raise WorkerFailed(about="engine", got=got, expected="one installed entry point")
-    (found,) = declared.values()
     try:
-        make: Callable[[], Engine] = found.load()
+        make: Callable[[], Engine] = load(*found)
     except (ImportError, AttributeError) as cause:
         raise WorkerFailed(about=f"engine {name}", got=cause) from cause
     return make()

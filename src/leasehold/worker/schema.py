@@ -7,8 +7,8 @@ answers without; so each new schema or grammar first has to force one random cha
 from __future__ import annotations
 
 import json
+import os
 import re
-import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -56,7 +56,7 @@ class Schemas:
         with self._lock:
             known = key in self._known
         if not known:
-            sign = chr(_HANGUL_FIRST + secrets.randbelow(_HANGUL_COUNT))
+            sign = chr(_HANGUL_FIRST + int.from_bytes(os.urandom(8), "big") % _HANGUL_COUNT)
             text = self._probe(f'{HEADER}start: "{sign}" body\n{rules}', PROBE_TOKENS)
             if not text.startswith(sign):
                 raise BadRequest(about=about, expected="one that can be enforced")
