@@ -19,7 +19,7 @@ from tools.postgres import Server
 
 from custodian.databases import new_database
 from leasehold.custodian.store import connection
-from leasehold.custodian.store.port import Store, Tx
+from leasehold.custodian.store.port import Row, Store, Tx
 from leasehold.custodian.store.sqlite import SqliteStore
 from leasehold.errors import StoreFailed
 
@@ -119,15 +119,16 @@ async def test_a_careless_store_is_found_out(
 @pytest.fixture
 def torn_acts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log's entry is committed, and the rest of the act after it."""
-    execute_many = connection.SqliteTx.execute_many
+    execute = connection.SqliteTx.execute
 
-    def torn(self: connection.SqliteTx, sql: str, rows: Any) -> None:
-        execute_many(self, sql, rows)
+    def torn(self: connection.SqliteTx, sql: str, params: Any = ()) -> list[Row]:
+        rows = execute(self, sql, params)
         if sql.startswith("INSERT INTO log"):
             for step in ("COMMIT", "BEGIN IMMEDIATE", "SAVEPOINT act"):
                 self._cursor.execute(step)
+        return rows
 
-    monkeypatch.setattr(connection.SqliteTx, "execute_many", torn)
+    monkeypatch.setattr(connection.SqliteTx, "execute", torn)
 
 
 async def test_an_act_in_two_commits_is_found_out(

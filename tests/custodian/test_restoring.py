@@ -285,12 +285,6 @@ class _FailingTx:
             raise Cut
         return self._tx.execute(sql, params)
 
-    def execute_many(self, sql: str, rows: Any) -> None:
-        self._store.left -= 1
-        if self._store.left < 0:
-            raise Cut
-        self._tx.execute_many(sql, rows)
-
 
 def test_whichever_statement_fails_the_ledger_is_old_or_restored(tmp_path: Path) -> None:
     """U-4: no ledger is ever the backup as it was; what comes after a failure is another try that works."""

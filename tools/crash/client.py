@@ -70,10 +70,6 @@ class Cuttable:
             self._connection, lambda: self._target.execute(*statement, **more)
         )
 
-    def executemany(self, *statement: Any) -> Any:
-        """Run for all rows, or cut."""
-        return self._scissors.run(self._connection, lambda: self._target.executemany(*statement))
-
     def cursor(self) -> Cuttable:
         """A cursor of it."""
         return Cuttable(self._scissors, self._connection, self._target.cursor())

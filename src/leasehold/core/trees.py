@@ -28,8 +28,8 @@ def push(frontier: list[tuple[int, bytes]], leaf: bytes) -> None:
     """Append a leaf hash to a frontier: the (size, hash) pairs of the complete subtrees, left to right."""
     size, node = 1, leaf
     while frontier and frontier[-1][0] == size:
-        _, left = frontier.pop()
-        size, node = 2 * size, node_hash(left, node)
+        node = node_hash(frontier.pop()[1], node)
+        size += size
     frontier.append((size, node))
 
 

@@ -280,6 +280,7 @@ def test_lost_instances_must_attest_again() -> None:
 
 def test_forgotten_answers_are_refused_not_given_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "ANSWERS_KEPT", 3)
+    monkeypatch.setattr(answers, "ANSWERS_MAX", 6)
     stage = ready()
     first = stage.message()
     stage.send(first)

@@ -17,12 +17,14 @@ from tools.postgres import Server
 
 from leasehold.custodian.store import connection, pgconnection
 from leasehold.custodian.store.inline import InlineStore
-from leasehold.custodian.store.port import Store, Tx, many
+from leasehold.custodian.store.port import ROWS_MAX, Store, Tx, insert, many
 from leasehold.custodian.store.postgres import PostgresStore
 from leasehold.custodian.store.sqlite import SqliteStore
 from leasehold.errors import Conflict, StoreFailed, UnknownThing
 
 from ..databases import new_database
+
+ADD = "INSERT INTO consumers (name, created) VALUES (?, ?)"
 
 
 @pytest.fixture(params=["sqlite", "inline", "postgres"])
@@ -41,7 +43,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 def add(name: str) -> object:
     def act(tx: Tx) -> str:
-        tx.execute("INSERT INTO consumers (name, created) VALUES (?, ?)", (name, 1))
+        tx.execute(ADD, (name, 1))
         return name
 
     return act
@@ -108,7 +110,7 @@ class Added:
     def do(tx: Tx, acts: Sequence[Added]) -> list[str | Exception]:
         """By one statement."""
         good = [act.name for act in acts if act.name != "bad"]
-        tx.execute_many("INSERT INTO consumers VALUES (?, ?)", [(name, 1) for name in good])
+        insert(tx, ADD, [(name, 1) for name in good])
         return [act.name if act.name != "bad" else UnknownThing(about="bad") for act in acts]
 
 
@@ -161,7 +163,7 @@ async def test_what_fails_together_is_done_one_after_another(grouping: Store) ->
 
 async def test_many_rows_by_one_statement(store: Store) -> None:
     def act(tx: Tx) -> list[object]:
-        tx.execute_many("INSERT INTO consumers VALUES (?, ?)", [("a", 1), ("b", 2), ("c", 3)])
+        insert(tx, ADD, [("a", 1), ("b", 2), ("c", 3)])
         wanted = [("c",), ("nobody",), ("a",), ("c",), ("b",)]
         sql = (
             "SELECT DISTINCT c.created FROM (VALUES (?)) AS q JOIN consumers c ON c.name = column1"
@@ -170,10 +172,15 @@ async def test_many_rows_by_one_statement(store: Store) -> None:
 
     assert await store.write(act) == [1, 2, 3]
     with pytest.raises(Conflict):
-        await store.write(
-            lambda tx: tx.execute_many("INSERT INTO consumers VALUES (?, ?)", [("d", 1), ("a", 1)])
-        )
+        await store.write(lambda tx: insert(tx, ADD, [("d", 1), ("a", 1)]))
     assert await store.read(names) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 2 * ROWS_MAX + 3])
+async def test_any_number_of_rows_is_inserted_once(store: Store, count: int) -> None:
+    rows = [(f"c{number:04}", number) for number in range(count)]
+    await store.write(lambda tx: insert(tx, ADD, rows))
+    assert await store.read(names) == [name for name, _ in rows]
 
 
 async def test_a_constraint_is_a_conflict(store: Store) -> None:

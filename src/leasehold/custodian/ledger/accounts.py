@@ -25,9 +25,11 @@ SELECT a.id, a.granted, a.outstanding, a.settled, a.written_off
 FROM wanted w JOIN accounts a ON a.id = w.id
 """
 _MOVE = """
-UPDATE accounts SET granted = granted + ?, outstanding = outstanding + ?, settled = settled + ?,
-    written_off = written_off + ?
-WHERE id = ?
+WITH q (granted, outstanding, settled, written_off, id) AS (VALUES (?, ?, ?, ?, ?))
+UPDATE accounts SET granted = accounts.granted + q.granted,
+    outstanding = accounts.outstanding + q.outstanding, settled = accounts.settled + q.settled,
+    written_off = accounts.written_off + q.written_off
+FROM q WHERE accounts.id = q.id
 """
 Step = tuple[int, int, int, int]  # what is added to granted, outstanding, settled, written off
 
@@ -107,7 +109,7 @@ def write(tx: Tx, steps: Mapping[int, Step]) -> None:
     """Add to accounts, by their numbers. Raises Conflict where the schema finds it to overspend."""
     rows = [(*added, number) for number, added in steps.items() if any(added)]
     if rows:
-        tx.execute_many(_MOVE, rows)
+        tx.execute(*many(_MOVE, rows))
 
 
 def step(before: Account, after: Account) -> Step:

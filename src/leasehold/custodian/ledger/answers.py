@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from leasehold.core.crypto import is_equal, sha256
-from leasehold.custodian.store.port import Tx
+from leasehold.custodian.store.port import Tx, insert
 from leasehold.errors import Conflict
 
 Kind = Literal["lease", "extension"]
@@ -15,6 +15,9 @@ Answer = tuple[str, Kind, int, bytes, bytes]  # instance, kind, sequence, reques
 ANSWERS_KEPT: Final = (
     16_384  # by sequence number; an enclave repeats itself for ten seconds at most
 )
+ANSWERS_MAX: Final = (
+    ANSWERS_KEPT + 1024
+)  # so many are forgotten at once: not one by one, nor for long
 
 
 def recall(tx: Tx, *, instance: str, kind: Kind, sequence: int, request: bytes) -> bytes | None:
@@ -40,19 +43,18 @@ def remember(
 
 def remember_all(tx: Tx, given: Sequence[Answer]) -> None:
     """Keep answers."""
-    tx.execute_many(
+    insert(
+        tx,
         "INSERT INTO answers (instance, kind, sequence, request, answer) VALUES (?, ?, ?, ?, ?)",
         given,
     )
 
 
-def forget_old(tx: Tx, *, instance: str, sequence: int, floor: int) -> int:
-    """Now and then drop the oldest answers; from then on asks that old are refused, not answered anew.
+def forget_old(tx: Tx, *, instance: str, sequence: int) -> int:
+    """Drop the oldest answers; from then on asks that old are refused, not answered anew.
 
     Returns the floor, up to which they are refused.
     """
-    if sequence - floor <= 2 * ANSWERS_KEPT:
-        return floor
     floor = sequence - ANSWERS_KEPT
     tx.execute("UPDATE instances SET floor = ? WHERE id = ?", (floor, instance))
     tx.execute("DELETE FROM answers WHERE instance = ? AND sequence <= ?", (instance, floor))

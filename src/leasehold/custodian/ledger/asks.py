@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -18,12 +17,10 @@ from leasehold.core.messages import (
     LeaseRefused,
     Problem,
 )
-from leasehold.core.units import Duration, Instant, Units, after
+from leasehold.core.units import Duration, Instant, Units
 from leasehold.custodian.ledger import audit, extensions
 from leasehold.custodian.ledger.checks import UNITS_MAX
 from leasehold.custodian.ledger.consumers import key_id
-from leasehold.custodian.ledger.grants import budget_of
-from leasehold.custodian.ledger.instances import speech_refusal
 from leasehold.custodian.ledger.leases import alarm
 from leasehold.custodian.ledger.sitting import Asker, Held, Holder, Pair, Path, Sitting, policy_of
 from leasehold.custodian.store.port import Tx
@@ -46,8 +43,10 @@ def together(tx: Tx, acts: Sequence[Ask]) -> list[Answer | LeaseholdError]:
     results: list[Answer | LeaseholdError] = []
     problems = [_problem_with(act.ask) for act in acts]
     sound = [act for act, problem in zip(acts, problems, strict=True) if problem is None]
-    with audit.one_page(tx):
-        sitting = Sitting(tx, [(act.instance, act.ask.key_hash, act.ask.sequence) for act in sound])
+    with audit.one_page(tx) as page:
+        sitting = Sitting(
+            tx, page, [(act.instance, act.ask.key_hash, act.ask.sequence) for act in sound]
+        )
         for act, problem in zip(acts, problems, strict=True):
             asker = sitting.askers.get(act.instance)
             if problem is not None:
@@ -55,7 +54,7 @@ def together(tx: Tx, acts: Sequence[Ask]) -> list[Answer | LeaseholdError]:
             elif asker is None:
                 results.append(UnknownThing(about=f"instance {act.instance}"))
             else:
-                results.append(_Turn(tx, sitting, asker, act.ask, act.now).answer())
+                results.append(_Turn(sitting, asker, act.ask, act.now).answer())
         sitting.write()
     return results
 
@@ -90,7 +89,7 @@ def ask(tx: Tx, *, now: Instant, instance: str, ask: LeaseAsk) -> Answer:
 
 def _problem_with(ask: LeaseAsk) -> BadMessage | None:
     amounts = (ask.sequence, ask.least, ask.need, ask.rate, ask.spent)
-    if min(amounts) < 0 or max(amounts) > UNITS_MAX:
+    if not 0 <= min(amounts) <= max(amounts) <= UNITS_MAX:
         return BadMessage(about="lease ask", got=amounts, expected=f"0 to {UNITS_MAX}")
     if len(ask.key_hash) != 32:
         return BadMessage(about="key hash", got=len(ask.key_hash), expected="32 bytes")
@@ -110,26 +109,18 @@ class _Grant(msgspec.Struct, frozen=True):
     units: Units
 
 
-@dataclass(slots=True)
 class _Turn:
-    """One ask of a sitting."""
+    """One ask of a sitting. `stopped` is when a stop ends service, if any (L-14)."""
 
-    tx: Tx
-    sitting: Sitting
-    asker: Asker
-    ask: LeaseAsk
-    now: Instant
-    stopped: Instant | None = None  # when a stop ends service, if any (L-14)
+    __slots__ = ("ask", "asker", "now", "sitting", "stopped")
+
+    def __init__(self, sitting: Sitting, asker: Asker, ask: LeaseAsk, now: Instant) -> None:
+        self.sitting, self.asker, self.ask, self.now = sitting, asker, ask, now
+        self.stopped: Instant | None = None
 
     def answer(self) -> Answer:
         asker, ask, sitting = self.asker, self.ask, self.sitting
-        silence = speech_refusal(
-            asker.state,
-            current=asker.current,
-            evidence_expires=asker.evidence_expires,
-            refusal=asker.refusal,
-            now=self.now,
-        )
+        silence = asker.silence(self.now)
         if silence is not None and not isinstance(silence, LoanStopped):
             return AttestAgain(Problem(silence.code, silence.message))
         pair = asker.id, ask.key_hash
@@ -178,7 +169,7 @@ class _Turn:
         if isinstance(decision, LeaseholdError):
             if isinstance(decision, BudgetExhausted) and path.available < self.ask.least:
                 extensions.open_by_exhaustion(
-                    self.tx,
+                    self.sitting.tx,
                     now=self.now,
                     instance=self.asker.id,
                     loan=self.asker.loan,
@@ -186,12 +177,12 @@ class _Turn:
                 )
             found: dict[str, object] = {"lease": held and held.id, "settled": settled}
             known = not isinstance(decision, UnknownKey)
-            return self._refuse(decision, found, budget_of(path.grant) if known else None)
+            return self._refuse(decision, found, path.budget if known else None)
         path.lease(decision)
         ttl = policy.ttl
         if self.stopped is not None:
             ttl = min(ttl, Duration(self.stopped - self.now))  # L-14
-        held = self._hold(pair, holder, held, decision, after(self.now, ttl))
+        held = self._hold(pair, holder, held, decision, Instant(self.now + ttl))
         lease = held.id
         detail = _Grant(
             consumer=holder.consumer,
@@ -203,8 +194,7 @@ class _Turn:
             settled=settled,
             units=decision,
         )
-        actor = f"instance:{self.asker.id}"
-        audit.append(self.tx, now=self.now, actor=actor, kind="lease.grant", detail=detail)
+        self._log("lease.grant", detail)
         return LeaseGranted(
             self.ask.sequence,
             lease,
@@ -213,7 +203,7 @@ class _Turn:
             self.ask.key_hash,
             held.granted,
             ttl,
-            budget_of(path.grant),
+            path.budget,
         )
 
     def _settle(self, pair: Pair, path: Path) -> tuple[Held | None, Units]:
@@ -240,14 +230,18 @@ class _Turn:
             return self.sitting.open(
                 self.asker, holder, pair, units=units, now=self.now, expires=expires
             )
-        expires = max(held.expires, expires)
+        if expires < held.expires:
+            expires = held.expires
         granted = Units(held.granted + units)
         held = Held(held.number, held.epoch, granted, held.settled, held.claimed, expires)
         self.sitting.change(pair, held)
         return held
 
+    def _log(self, kind: str, detail: audit.Detail | msgspec.Struct) -> None:
+        self.sitting.page.append(self.now, f"instance:{self.asker.id}", kind, detail)
+
     def _alarm(self, about: str, detail: audit.Detail) -> None:
-        alarm(self.tx, now=self.now, instance=self.asker.id, about=about, detail=detail)
+        alarm(self.sitting.tx, now=self.now, instance=self.asker.id, about=about, detail=detail)
 
     def _refuse(
         self,
@@ -263,8 +257,7 @@ class _Turn:
             "code": why.code,
             **(found or {}),
         }
-        actor = f"instance:{self.asker.id}"
-        audit.append(self.tx, now=self.now, actor=actor, kind="lease.refuse", detail=detail)
+        self._log("lease.refuse", detail)
         problem = Problem(why.code, why.message)
         return LeaseRefused(self.ask.sequence, self.ask.key_hash, problem, budget)
 
@@ -296,7 +289,7 @@ def decide_units(
         rate=ask.rate,
         held=held,
         available=available,
-        outstanding=path.loan.outstanding,
+        outstanding=path.outstanding,
         instances=instances,
     )
     if units is not None:
@@ -307,4 +300,4 @@ def decide_units(
         return BudgetExhausted(
             about="one request", got=ask.least, expected=f"<= {policy.outstanding_max} units"
         )
-    return TooBusy(about="units out in leases", got=path.loan.outstanding)
+    return TooBusy(about="units out in leases", got=path.outstanding)

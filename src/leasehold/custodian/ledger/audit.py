@@ -22,7 +22,7 @@ from leasehold.custodian.ledger.notes import (
     parse_checkpoint,
     sign_note,
 )
-from leasehold.custodian.store.port import Tx
+from leasehold.custodian.store.port import Tx, insert
 from leasehold.errors import BooksWrong, Unproven
 
 Detail = Mapping[str, object]
@@ -58,30 +58,42 @@ def append(tx: Tx, *, now: Instant, actor: str, kind: str, detail: Detail | msgs
 
     `detail` holds JSON values, no floats; a struct's fields stand in the order of their names.
     """
-    page: list[bytes] | None = tx.memo.get("page")
-    index = _frontier(tx)[0] + len(page or ())
-    leaf = _SORTED.encode(_Leaf(actor, now, detail, index, kind))
+    page: Page | None = tx.memo.get("page")
     if page is None:
-        _write(tx, [leaf])
-    else:
-        page.append(leaf)
-    return index
+        with one_page(tx) as page:
+            return page.append(now, actor, kind, detail)
+    return page.append(now, actor, kind, detail)
+
+
+class Page:
+    """Entries that are written together; `index` is the next one's."""
+
+    __slots__ = ("index", "leaves")
+
+    def __init__(self, index: int) -> None:
+        self.index, self.leaves = index, list[bytes]()
+
+    def append(self, now: Instant, actor: str, kind: str, detail: Detail | msgspec.Struct) -> int:
+        """See `append` of the module."""
+        index = self.index
+        self.leaves.append(_SORTED.encode(_Leaf(actor, now, detail, index, kind)))
+        self.index = index + 1
+        return index
 
 
 @contextmanager
-def one_page(tx: Tx) -> Iterator[None]:
+def one_page(tx: Tx) -> Iterator[Page]:
     """Write the entries that are appended inside together, at the end; none where an error ends it.
 
     Nothing inside may look at the log.
     """
-    page: list[bytes] = []
-    tx.memo["page"] = page
+    page = tx.memo["page"] = Page(_frontier(tx)[0])
     try:
-        yield
+        yield page
     finally:
         del tx.memo["page"]
-    if page:
-        _write(tx, page)
+    if page.leaves:
+        _write(tx, page.leaves)
 
 
 def head(tx: Tx) -> tuple[int, bytes]:
@@ -161,7 +173,7 @@ def _write(tx: Tx, leaves: Sequence[bytes]) -> None:
     for leaf in leaves:
         trees.push(frontier, merkle.leaf_hash(leaf))
     rows = list(enumerate(leaves, size))
-    tx.execute_many("INSERT INTO log (position, leaf) VALUES (?, ?)", rows)
+    insert(tx, "INSERT INTO log (position, leaf) VALUES (?, ?)", rows)
     size += len(leaves)
     tx.execute(
         "UPDATE log_head SET size = ?, frontier = ?",

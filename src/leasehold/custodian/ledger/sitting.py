@@ -14,12 +14,14 @@ import msgspec
 
 from leasehold.core.encoding import from_json
 from leasehold.core.lease import Account, LeasePolicy
+from leasehold.core.messages import Budget
 from leasehold.core.units import Instant, Units
-from leasehold.custodian.ledger import accounts, answers
+from leasehold.custodian.ledger import accounts, answers, audit
 from leasehold.custodian.ledger.checks import next_number
-from leasehold.custodian.ledger.instances import State
+from leasehold.custodian.ledger.instances import State, speech_refusal
 from leasehold.custodian.ledger.leases import lease_id
 from leasehold.custodian.store.port import Tx, many
+from leasehold.errors import LeaseholdError
 
 _ASKERS: Final = """
 WITH q (instance) AS (VALUES (?)),
@@ -57,9 +59,11 @@ INSERT INTO leases (number, epoch, instance, loan, consumer, key, granted, settl
                     claimed, state, opened, expires)
 VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 'open', ?, ?)
 """
-_CHANGE: Final = (
-    "UPDATE leases SET granted = ?, settled = ?, claimed = ?, expires = ? WHERE number = ?"
-)
+_CHANGE: Final = """
+WITH q (granted, settled, claimed, expires, number) AS (VALUES (?, ?, ?, ?, ?))
+UPDATE leases SET granted = q.granted, settled = q.settled, claimed = q.claimed, expires = q.expires
+FROM q WHERE leases.number = q.number
+"""
 
 Pair = tuple[str, bytes]  # instance, key hash
 Asks = Iterable[tuple[str, bytes, int]]  # instance, key hash, sequence
@@ -80,10 +84,15 @@ class Asker(msgspec.Struct, frozen=True):
     ledger_epoch: int
     live: int
 
-    @property
-    def current(self) -> bool:
-        """Whether it attested in the ledger's present epoch."""
-        return self.epoch == self.ledger_epoch
+    def silence(self, now: Instant) -> LeaseholdError | None:
+        """Why it may not act; see `speech_refusal`."""
+        return speech_refusal(
+            self.state,
+            current=self.epoch == self.ledger_epoch,
+            evidence_expires=self.evidence_expires,
+            refusal=self.refusal,
+            now=now,
+        )
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -116,17 +125,22 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class Node:
-    """An account: as it was read, and as it is by now; `available` is the account's, counted once."""
+    """An account: as it was read, and what it has by now. `moved` does the same with `core.lease`'s checks."""
 
-    __slots__ = ("account", "available", "number", "was")
+    __slots__ = ("available", "number", "outstanding", "settled", "was")
 
     def __init__(self, number: int, account: Account) -> None:
-        self.number, self.was, self.account = number, account, account
-        self.available = account.available
+        self.number, self.was = number, account
+        self.available: int = account.available
+        self.outstanding: int = account.outstanding
+        self.settled: int = account.settled
 
-    def become(self, account: Account) -> None:
-        """The account has moved units."""
-        self.account, self.available = account, account.available
+    @property
+    def moved(self) -> Account:
+        """The account as it is to be stored. Raises BudgetExhausted, Conflict: never where all went right."""
+        settled = Units(self.settled - self.was.settled)
+        leased = Units(self.outstanding - self.was.outstanding + settled)
+        return self.was.lease(leased).settle(settled)
 
 
 class Path:
@@ -140,35 +154,48 @@ class Path:
     @property
     def available(self) -> Units:
         """What may be leased on the whole path."""
-        return min([node.available for node in self.nodes])
+        least = self.nodes[0].available
+        for node in self.nodes:
+            if node.available < least:
+                least = node.available
+        return Units(least)
 
     @property
-    def loan(self) -> Account:
-        """The loan's cap."""
-        return self.nodes[0].account
+    def outstanding(self) -> Units:
+        """What the whole loan has out in leases."""
+        return Units(self.nodes[0].outstanding)
 
     @property
-    def grant(self) -> Account:
-        """The consumer's grant."""
-        return self.nodes[1].account
+    def budget(self) -> Budget:
+        """The consumer's grant, as the protocol shows it."""
+        node = self.nodes[1]
+        return Budget(
+            node.was.granted,
+            Units(node.available),
+            Units(node.outstanding),
+            Units(node.settled),
+            node.was.written_off,
+        )
 
     def lease(self, units: Units) -> None:
-        """Move units from available to outstanding at every node. Raises BudgetExhausted."""
+        """Move units from available to outstanding at every node."""
         for node in self.nodes:
-            node.become(node.account.lease(units))
+            node.available -= units
+            node.outstanding += units
 
     def settle(self, units: Units) -> None:
-        """Move units from outstanding to settled at every node. Raises Conflict."""
+        """Move units from outstanding to settled at every node."""
         for node in self.nodes:
-            node.become(node.account.settle(units))
+            node.outstanding -= units
+            node.settled += units
 
 
 class Sitting:
     """The ledger as a batch of asks sees and changes it. `write` brings the changes to the tables."""
 
-    def __init__(self, tx: Tx, asks: Asks) -> None:
-        """Read what these asks rest on, all at one moment."""
-        self._tx = tx
+    def __init__(self, tx: Tx, page: audit.Page, asks: Asks) -> None:
+        """Read what these asks rest on, all at one moment. Their entries go to `page`."""
+        self.tx, self.page = tx, page
         asked = list(asks)
         names = [(instance,) for instance in {one[0] for one in asked}]
         rows = tx.execute(*many(_ASKERS, names)) if names else []
@@ -187,7 +214,7 @@ class Sitting:
             self._read(known)
 
     def _read(self, known: Sequence[tuple[str, bytes, int]]) -> None:
-        execute, loan_of = self._tx.execute, {one.id: one.loan for one in self.askers.values()}
+        execute, loan_of = self.tx.execute, {one.id: one.loan for one in self.askers.values()}
         pairs = {(instance, loan_of[instance], key_hash) for instance, key_hash, _ in known}
         paths: dict[Pair, tuple[int, ...]] = {}
         for row in execute(*many(_HOLDERS, list(pairs))):
@@ -208,7 +235,7 @@ class Sitting:
         for scope, target, *when in execute(*many(_STOPS, list(subjects))):
             self._stops[scope, target] = (when[0], when[1], when[2])
         numbers = {number for path in paths.values() for number in path}
-        for number, account in (accounts.load(self._tx, list(numbers)) if numbers else {}).items():
+        for number, account in (accounts.load(self.tx, list(numbers)) if numbers else {}).items():
             self._nodes[number] = Node(number, account)
         shared = {path: Path([self._nodes[one] for one in path]) for path in set(paths.values())}
         self.paths = {pair: shared[path] for pair, path in paths.items()}
@@ -240,10 +267,10 @@ class Sitting:
         expires: Instant,
     ) -> Held:
         """A new lease."""
-        number, epoch = next_number(self._tx, "lease"), asker.ledger_epoch
+        number, epoch = next_number(self.tx, "lease"), asker.ledger_epoch
         held = self.leases[pair] = Held(number, epoch, units, Units(0), Units(0), expires)
         whose = (asker.id, asker.loan, holder.consumer, holder.key)
-        self._tx.execute(_OPEN, (number, epoch, *whose, units, now, expires))
+        self.tx.execute(_OPEN, (number, epoch, *whose, units, now, expires))
         return held
 
     def change(self, pair: Pair, held: Held) -> None:
@@ -256,24 +283,24 @@ class Sitting:
         self._remembered.append((instance, "lease", sequence, request, answer))
 
     def forget_old(self, asker: Asker, sequence: int) -> None:
-        """See `answers.forget_old`."""
-        floor = self.floors[asker.id]
-        self.floors[asker.id] = answers.forget_old(
-            self._tx, instance=asker.id, sequence=sequence, floor=floor
-        )
+        """Drop the oldest answers where there are many; see `answers.forget_old`."""
+        if sequence - self.floors[asker.id] > answers.ANSWERS_MAX:
+            self.floors[asker.id] = answers.forget_old(
+                self.tx, instance=asker.id, sequence=sequence
+            )
 
     def write(self) -> None:
         """Bring what has changed to the tables. Raises Conflict where the schema forbids it."""
         nodes = self._nodes.values()
-        accounts.write(self._tx, {one.number: accounts.step(one.was, one.account) for one in nodes})
+        accounts.write(self.tx, {one.number: accounts.step(one.was, one.moved) for one in nodes})
         if self._changed:
             rows = [
                 (one.granted, one.settled, one.claimed, one.expires, one.number)
                 for one in self._changed.values()
             ]
-            self._tx.execute_many(_CHANGE, rows)
+            self.tx.execute(*many(_CHANGE, rows))
         if self._remembered:
-            answers.remember_all(self._tx, self._remembered)
+            answers.remember_all(self.tx, self._remembered)
 
 
 @lru_cache(maxsize=64)

@@ -55,13 +55,6 @@ class SqliteTx:
         except OverflowError as cause:  # a number that somebody sent
             raise BadRequest(about="a number", expected="less than 2^63") from cause
 
-    def execute_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
-        """See `port.Tx`."""
-        try:
-            self._cursor.executemany(sql, rows)
-        except sqlite3.IntegrityError as cause:
-            raise Conflict(about="the ledger's constraints", got=str(cause)) from cause
-
     def tell(self, news: str) -> None:
         """See `port.Tx`: there is no other replica."""
 

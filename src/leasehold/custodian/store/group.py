@@ -29,16 +29,8 @@ class Outcome:
 
     __slots__ = ("error", "value")
 
-    def __init__(self, error: Exception | None = None) -> None:
-        self.value: Any = None
-        self.error = error
-
-    @classmethod
-    def of(cls, result: Any) -> Outcome:
-        """What became of one of several acts: a value, or an exception instead of it."""
-        outcome = cls(result if isinstance(result, Exception) else None)
-        outcome.value = result
-        return outcome
+    def __init__(self, error: Exception | None = None, value: Any = None) -> None:
+        self.error, self.value = error, value
 
     def __enter__(self) -> Outcome:
         return self
@@ -101,7 +93,10 @@ def run_group(
         if together is not None and len(some) > 1:
             done = run(partial(together, acts=some))
             if done.error is None:
-                outcomes += [Outcome.of(result) for result in done.value]
+                outcomes += [
+                    Outcome(result) if isinstance(result, Exception) else Outcome(None, result)
+                    for result in done.value
+                ]
                 continue
         outcomes += [run(act) for act in some]
     return outcomes

@@ -64,14 +64,6 @@ class PgTx:
             raise BadRequest(about="a number", expected="less than 2^63") from cause
         return self._cursor.fetchall() if self._cursor.description is not None else []
 
-    def execute_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
-        """See `port.Tx`: in a pipeline, so that the rows cost one round trip."""
-        try:
-            self._cursor.executemany(translate(sql), rows)
-        except psycopg.IntegrityError as cause:
-            said = cause.diag.message_primary
-            raise Conflict(about="the ledger's constraints", got=said) from cause
-
     def tell(self, news: str) -> None:
         """See `port.Tx`: PostgreSQL delivers it with the commit, or not at all."""
         words = f"{self._replica} {news}"

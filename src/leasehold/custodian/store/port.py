@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 T = TypeVar("T")
 
 Value = int | str | bytes | None
 Row = tuple[Any, ...]
+
+
+ROWS_MAX: Final = 256  # that one statement inserts
 
 
 class Tx(Protocol):
@@ -31,9 +34,6 @@ class Tx(Protocol):
         Raises Conflict where a constraint of the schema forbids the change; the act has then failed and
         is to let it pass.
         """
-
-    def execute_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
-        """Run one statement that has no result for every row of values. Raises Conflict, as `execute`."""
 
     def tell(self, news: str) -> None:
         """Let every other replica hear these few words once the act is durable (L-10)."""
@@ -81,6 +81,18 @@ def many(sql: str, rows: Sequence[Sequence[Value]]) -> tuple[str, list[Value]]:
     count = 1 << (len(rows) - 1).bit_length()
     values = [value for row in rows for value in row]
     return _many(sql, len(rows[0]), count), values + [*rows[-1]] * (count - len(rows))
+
+
+def insert(tx: Tx, sql: str, rows: Sequence[Sequence[Value]]) -> None:
+    """Run an `INSERT ... VALUES (?, ...)` for any number of rows, in few statements. Raises Conflict.
+
+    Each inserts a power of two of them, so that a database sees few different ones.
+    """
+    done = 0
+    while done < len(rows):
+        count = min(ROWS_MAX, 1 << (len(rows) - done).bit_length() - 1)
+        tx.execute(*many(sql, rows[done : done + count]))
+        done += count
 
 
 @lru_cache(maxsize=128)
