@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 from tests.worker.conftest import SETTINGS, InMemory, Model, engine_named
 
@@ -24,11 +22,7 @@ from leasehold.core.frames import (
     Tools,
 )
 from leasehold.errors import BadModel, BadRequest, UnsupportedParameter
-from leasehold.worker import batch
-from leasehold.worker.paged import Part
-from leasehold.worker.sampler import Sampler, logarithms
 from leasehold.worker.spelling import Spelling
-from leasehold.worker.words import Made, News, Read
 
 GREEDY = Sampling(temperature=0.0)
 QUESTION = Chat((Message(Role.USER, "What is a lease?"),))
@@ -127,97 +121,6 @@ def test_a_grammar_holds_and_a_wrong_one_is_the_callers_fault(
     for wrong in ("begin: /a/", "start: unknown_rule"):
         with pytest.raises(BadRequest):
             answer(engine, QUESTION, Sampling(grammar=wrong))
-
-
-# Steps -----------------------------------------------------------------------------------------------
-
-
-class Counting:
-    """A model whose next token is one more than the last."""
-
-    def __init__(self) -> None:
-        self.steps: list[list[tuple[int, int, int]]] = []
-        self.wiped: list[tuple[int, int]] = []
-
-    def run(self, parts: Sequence[Part]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        self.steps.append([(part.slot, part.past, len(part.tokens)) for part in parts])
-        rows = np.zeros((len(parts), 1000), np.float32)
-        for row, part in zip(rows, parts, strict=True):
-            row[(part.tokens[-1] + 1) % 1000] = 9.0
-        return rows
-
-    def wipe(self, slot: int, tokens: int) -> None:
-        self.wiped.append((slot, tokens))
-
-
-def job(prompt: Sequence[int], most: int) -> batch.Job:
-    return batch.Job(prompt, most, Sampler(GREEDY, 0), frozenset())
-
-
-def tokens(news: Iterable[News]) -> list[int | None]:
-    return [one.token if isinstance(one, Made) else None for one in news]
-
-
-def test_a_long_prompt_comes_in_pieces_and_is_wiped_in_the_end() -> None:
-    model = Counting()
-    steps = batch.Batch(model, 1)
-    events = list(steps.run(job([1] * 300, 2)))
-    assert tokens(events) == [None, None, 2, 3]
-    assert [step[0][1:] for step in model.steps] == [(0, 128), (128, 128), (256, 44), (300, 1)]
-    assert model.wiped == [(0, 301)]
-
-
-def test_who_stops_asking_ends_the_job() -> None:
-    asked = job([1] * 1000, 9)
-
-    class Patient(Counting):
-        """Its second step takes until nobody asks any more."""
-
-        def run(self, parts: Sequence[Part]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-            while len(self.steps) == 1 and not asked.over:
-                pass
-            return super().run(parts)
-
-    model = Patient()
-    steps = batch.Batch(model, 1)
-    events = steps.run(asked)
-    assert next(events) == Read()
-    events.close()
-    assert len(model.steps) == 2
-    assert tokens(steps.run(job([5], 3))) == [6, 7, 8]
-
-
-# Choosing --------------------------------------------------------------------------------------------
-
-
-def test_only_the_likeliest_are_drawn() -> None:
-    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
-    for sampling, drawn in (
-        (Sampling(top_k=2), {0, 1}),
-        (Sampling(top_p=0.9), {0, 1, 2}),
-        (Sampling(top_k=3, top_p=0.4), {0}),
-        (Sampling(temperature=0.0), {0}),
-        (Sampling(), {0, 1, 2, 3}),
-    ):
-        sampler = Sampler(sampling, 1)
-        assert {sampler.choose(logits) for _ in range(400)} == drawn
-
-
-def test_shares_are_those_of_the_softmax_at_the_temperature() -> None:
-    logits = np.array([2.0, 1.0, 0.0], np.float32)
-    sampler = Sampler(Sampling(temperature=2.0), 4)
-    counts = np.bincount([sampler.choose(logits) for _ in range(4000)], minlength=3) / 4000
-    shares = np.exp(logits / 2) / np.exp(logits / 2).sum()
-    assert np.abs(counts - shares).max() < 0.03
-    assert np.allclose(np.exp(logarithms(logits)).sum(), 1)
-
-
-def test_what_was_said_is_punished_and_what_is_not_allowed_never_comes() -> None:
-    logits = np.array([3.0, 2.5, 0.0], np.float32)
-    sampler = Sampler(Sampling(temperature=0.0, presence_penalty=1.0), 0)
-    assert [sampler.choose(logits) for _ in range(2)] == [0, 1]
-    allowed = np.array([False, False, True])
-    assert Sampler(Sampling(), 0).choose(logits, allowed) == 2
 
 
 # Text ------------------------------------------------------------------------------------------------

@@ -158,14 +158,14 @@ def test_a_piece_of_a_prompt_is_as_long_as_the_machine_is_fast(
     network = pytorch.Network(pytorch.KINDS["llama"](config).eval(), 1, 64)
     clock = iter(at * 8 * milliseconds / 1000 for at in range(4))
     network.rehearse(lambda: next(clock))
-    assert network.piece_tokens == tokens
+    assert network.prompt_tokens == tokens
 
 
 def test_what_was_said_in_a_slot_is_wiped(nonsense_folder: Model, in_memory: InMemory) -> None:
     engine: Any = loaded(nonsense_folder.files, in_memory, Settings(context_tokens=256, slots=1))
     said(engine, Tokens((9, 8, 7)), most=20)
     said(engine, Tokens((9,)), most=1)  # comes after the slot of the first was released
-    store = engine._loaded()[1]._network._store
+    store = engine._loaded()[1]._model._store
     assert all(
         float(one[:, :, 1:-1].abs().max()) == 0 for both in store._layers.values() for one in both
     )
@@ -196,24 +196,6 @@ def test_penalties_keep_a_token_from_coming_again(
     engine = loaded(nonsense_folder.files, in_memory)
     harsh = Sampling(temperature=0.0, presence_penalty=2.0, frequency_penalty=2.0)
     assert said(engine, Text("a"), harsh, 40) != said(engine, Text("a"), GREEDY, 40)
-
-
-@pytest.mark.parametrize(
-    ("sampling", "allowed"),
-    [
-        (Sampling(temperature=0.0), {2}),
-        (Sampling(top_k=2), {1, 2}),
-        (Sampling(top_p=0.7), {2}),
-        (Sampling(top_p=0.8), {1, 2}),
-        (Sampling(), {0, 1, 2}),
-    ],
-)
-def test_a_sampler_chooses_among_what_it_may(sampling: Sampling, allowed: set[int]) -> None:
-    import torch
-
-    logits = torch.tensor([0.07, 0.2, 0.73]).log()
-    sampler = pytorch.Sampler(sampling, 1)
-    assert {sampler.choose(logits)[0] for _ in range(300)} == allowed
 
 
 def test_what_it_does_not_do_is_refused(tiny_folder: Files, in_memory: InMemory) -> None:

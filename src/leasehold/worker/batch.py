@@ -1,137 +1,137 @@
 """Runs many answers on one model, a step at a time: a token for each that is being written, and pieces
 of prompts beside them.
 
-Spec: docs/spec/engines.md, W-22. Refuses to know text: tokens in, tokens out.
+Spec: docs/spec/engines.md, W-19 and W-22. Refuses to know what a model is made of, and what text is:
+tokens in, tokens out.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from queue import SimpleQueue
 
+from leasehold.core.frames import Done, Generate, Reason
 from leasehold.errors import LeaseholdError
-from leasehold.worker.constraint import Constraint
-from leasehold.worker.engine import step_for_ever
-from leasehold.worker.paged import Floats, Part
-from leasehold.worker.sampler import Sampler, logarithms
-from leasehold.worker.words import Broke, Made, News, Read
-
-STEP_TOKENS: Final = 128  # of all sequences together: prefill is asked after these whether to go on
-
-
-class Model(Protocol):
-    """What a step is run on: see `paged.PagedModel`."""
-
-    def run(self, parts: Sequence[Part]) -> Floats:
-        """float32[parts, vocabulary]. Raises WorkerFailed."""
-
-    def wipe(self, slot: int, tokens: int) -> None:
-        """Zeros in the slot's cache."""
+from leasehold.worker.engine import Emit, step_for_ever
+from leasehold.worker.sampler import Sampler
+from leasehold.worker.step import Floats, Model, Part
+from leasehold.worker.words import Broke, Made, News, Read, Words
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One answer: its prompt, how its tokens are chosen, and how many there may be."""
+    """One answer. Its owner takes `news` until the last, or sets `dropped`."""
 
     prompt: Sequence[int]
-    most: int
-    sampler: Sampler
+    most: int  # tokens to make
     ends: frozenset[int]
-    constraint: Constraint | None = None
-    probs: int = 0
-    slot: int = 0
-    past: int = 0
+    sampler: Sampler
+    news: SimpleQueue[News] = field(default_factory=SimpleQueue)
+    dropped: bool = False
+    slot: int = -1
+    past: int = 0  # tokens in the slot's cache
     made: int = 0
     last: int = -1
-    over: bool = False
-    news: queue.SimpleQueue[News] = field(default_factory=queue.SimpleQueue)
+    writes: bool = False  # all of the prompt has been read
 
-    def next_tokens(self, room: int) -> Sequence[int]:
-        """What to compute next: the last token, or at most `room` of the prompt."""
-        if self.last >= 0:
-            return (self.last,)
-        return self.prompt[self.past : self.past + max(0, room)]
+    def part(self, room: int) -> Part:
+        """What to compute next: the token that was made last, or at most `room` of the prompt."""
+        fresh = (self.last,) if self.writes else self.prompt[self.past : self.past + room]
+        return Part(self.slot, self.past, fresh)
 
-    def take(self, logits: Floats, count: int) -> None:
-        """`count` tokens were computed, with these logits after the last."""
+    def take(self, logits: Floats, count: int) -> Read | Made:
+        """`count` tokens were computed, with these logits after the last. Raises WorkerFailed."""
         self.past += count
         if self.past < len(self.prompt):
-            self.news.put(Read())
-            return
-        allowed = self.constraint.allowed(len(logits)) if self.constraint else None
-        token = self.sampler.choose(logits, allowed)
-        if self.constraint:
-            self.constraint.take(token)
-        self.made, self.last = self.made + 1, token
-        stopped = token in self.ends or (self.constraint is not None and self.constraint.ended)
-        last = stopped or self.made >= self.most
-        self.over = self.over or last
-        self.news.put(Made(token, self._told(logits, token), last, stopped))
-
-    def _told(self, logits: Floats, token: int) -> tuple[tuple[int, float], ...]:
-        if not self.probs:
-            return ()
-        found = logarithms(logits)
-        top = found.argsort()[::-1][: self.probs - 1]
-        return tuple((int(at), float(found[at])) for at in (token, *top))
+            return Read()
+        self.last, probs = self.sampler.choose(logits)
+        self.made += 1
+        stopped = self.last in self.ends or self.sampler.ended
+        return Made(self.last, probs, stopped or self.made >= self.most, stopped)
 
 
 class Batch:
-    """The jobs under way, at most `slots`, and the thread that runs their steps."""
+    """The answers under way, at most `slots`, and the thread that runs their steps."""
 
     def __init__(self, model: Model, slots: int) -> None:
         """Start with nothing to do."""
         self._model = model
         self._free = list(range(slots))
-        self._jobs: list[Job] = []
         self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._reading: list[Job] = []
+        self._writing: list[Job] = []
         step_for_ever(self._round, name="steps")
 
-    def run(self, job: Job) -> Generator[News, None, None]:
-        """News of the job until its last token or fault; it ends where the caller stops asking."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._free)
-            job.slot = self._free.pop()
-            self._jobs.append(job)
-            self._changed.notify_all()
+    def answer(self, words: Words, request: Generate, emit: Emit) -> Done:
+        """Continue the prompt; `emit` is called by the thread of the caller. See `Engine.generate`."""
+        ids = words.admit(request)
+        sampler = Sampler(request.sampling, words.seed(request), words.constraint(request))
+        if not emit("", 0):
+            return Done(request.id, Reason.CANCELLED, len(ids), 0)
+        job = Job(ids, words.most(request, ids), words.ends, sampler)
+        self.add(job)
         try:
-            while True:
-                one = job.news.get()
-                yield one
-                if isinstance(one, Broke) or (isinstance(one, Made) and one.last):
-                    return
+            return words.follow(request, ids, job.news.get, emit)
         finally:
-            job.over = True
-            with self._changed:
-                self._changed.wait_for(lambda: job not in self._jobs)
-                self._model.wipe(job.slot, job.past)
-                self._free.append(job.slot)
-                self._changed.notify_all()
+            job.dropped = True
+
+    def add(self, job: Job) -> None:
+        """Begin it as soon as a slot is free."""
+        with self._changed:
+            self._waiting.append(job)
+            self._changed.notify()
 
     def _round(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs)
-            self._jobs = [job for job in self._jobs if not job.over]
-            self._changed.notify_all()
-            jobs = list(self._jobs)
-        if jobs:
-            self._step(jobs)
+            self._changed.wait_for(lambda: self._waiting or self._under_way())
+            while self._free and self._waiting:
+                job = self._waiting.popleft()
+                job.slot = min(self._free)  # slots between two that write may compute in vain
+                self._free.remove(job.slot)
+                self._reading.append(job)
+        for job in self._under_way():
+            if job.dropped:
+                self._release(job)
+        if self._under_way():
+            self._step()
 
-    def _step(self, jobs: Sequence[Job]) -> None:
-        room, parts = STEP_TOKENS, []
-        for job in sorted(jobs, key=lambda one: one.last < 0):  # who writes goes first
-            tokens = job.next_tokens(room)
-            if tokens:
-                parts.append((job, Part(job.slot, job.past, tokens)))
-                room -= len(tokens)
+    def _under_way(self) -> list[Job]:
+        return [*self._writing, *self._reading]
+
+    def _step(self) -> None:
+        room, asked = self._model.prompt_tokens, [(job, job.part(1)) for job in self._writing]
+        for job in self._reading[: self._model.prompts]:
+            if room > 0:
+                asked.append((job, job.part(room)))
+                room -= len(asked[-1][1].tokens)
         try:
-            rows = self._model.run([part for _, part in parts])
-            for (job, part), row in zip(parts, rows, strict=True):
-                job.take(row, len(part.tokens))
+            rows = self._model.run([part for _, part in asked])
+            for (job, part), row in zip(asked, rows, strict=True):
+                self._take(job, row, len(part.tokens))
         except LeaseholdError as refusal:
-            for job in jobs:
-                job.over = True
-                job.news.put(Broke(refusal))
+            for job in self._under_way():
+                self._tell(job, Broke(refusal))
+
+    def _take(self, job: Job, logits: Floats, count: int) -> None:
+        try:
+            self._tell(job, job.take(logits, count))
+        except LeaseholdError as refusal:  # of this one's logits; its neighbours go on
+            self._tell(job, Broke(refusal))
+
+    def _tell(self, job: Job, news: News) -> None:
+        job.news.put(news)
+        if isinstance(news, Broke) or (isinstance(news, Made) and news.last):
+            self._release(job)
+        elif not job.writes:  # the prompts in turn
+            self._reading.remove(job)
+            (self._writing if job.made else self._reading).append(job)
+            job.writes = job.made > 0
+
+    def _release(self, job: Job) -> None:
+        self._model.wipe(job.slot, job.past)
+        self._free.append(job.slot)
+        (self._writing if job.writes else self._reading).remove(job)

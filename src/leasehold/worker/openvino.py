@@ -7,20 +7,17 @@ Spec: docs/spec/engines.md, W-21 and W-22. A folder as optimum-intel writes it: 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from functools import partial
 from typing import ClassVar
 
 from msgspec.structs import replace
 
 from leasehold.core import frames
-from leasehold.core.frames import Done, Embedded, Loaded, MemoryFile, Reason, Settings
+from leasehold.core.frames import Done, Embedded, Loaded, MemoryFile, Settings
 from leasehold.errors import BadModel, UnsupportedParameter
 from leasehold.worker import recipe
-from leasehold.worker.batch import Batch, Job
+from leasehold.worker.batch import Batch
 from leasehold.worker.engine import Emit
 from leasehold.worker.paged import PagedModel
-from leasehold.worker.sampler import Sampler
 from leasehold.worker.vino import Runtime
 from leasehold.worker.words import Words
 
@@ -58,19 +55,7 @@ class OpenVinoEngine:
     def generate(self, request: frames.Generate, emit: Emit) -> Done:
         """Continue the prompt; see `Engine.generate`."""
         words, batch = self._loaded()
-        ids = words.admit(request)
-        if not emit("", 0):
-            return Done(request.id, Reason.CANCELLED, len(ids), 0)
-        job = Job(
-            prompt=ids,
-            most=words.most(request, ids),
-            sampler=Sampler(request.sampling, words.seed(request)),
-            ends=words.ends,
-            constraint=words.constraint(request),
-            probs=request.sampling.probs,
-        )
-        with closing(batch.run(job)) as news:
-            return words.follow(request, ids, partial(next, news), emit)
+        return batch.answer(words, request, emit)
 
     def embed(self, request: frames.Embed, go_on: Callable[[], bool]) -> Embedded:  # noqa: ARG002
         """Raises UnsupportedParameter: see the ONNX engine."""

@@ -10,18 +10,18 @@ import ctypes
 import mmap
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from leasehold.core.frames import MemoryFile, Settings
 from leasehold.errors import BadModel, WorkerFailed
 from leasehold.worker import ir
+from leasehold.worker.step import Floats, Part
 from leasehold.worker.vino import Runtime, ops, ov, to_pages
 
 BLOCK_TOKENS: Final = 32  # of OpenVINO's processor plugin: tokens in one page of the cache
+STEP_TOKENS: Final = 128  # of prompts in one step: after these it is asked whether to go on
 WARM_UP_TOKENS: Final = (
     1,
     8,
@@ -31,17 +31,6 @@ TAIL_STEPS: Final = 8  # operations between the last matrix and the logits
 _MAP_FIXED: Final = 0x10
 ROWS: Final = "leasehold_rows"  # the input that says of which tokens logits are wanted
 
-Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Tokens that follow `past` ones in the pages of `slot`."""
-
-    slot: int
-    past: int
-    tokens: Sequence[int]
-
 
 class PagedModel:
     """One model; `run` is for one thread at a time."""
@@ -50,6 +39,7 @@ class PagedModel:
         self, runtime: Runtime, graph: MemoryFile, weights: MemoryFile, settings: Settings
     ) -> None:
         """Read, compile, run once and let go of what was copied. Raises BadModel."""
+        self.prompt_tokens, self.prompts = STEP_TOKENS, settings.slots
         self._weights = _Mapped(weights)
         self._pages = -(-(settings.context_tokens + 1) // BLOCK_TOKENS)
         self._cache: list[ov.Tensor] = []

@@ -11,14 +11,14 @@ import mmap
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from math import prod
 from typing import Any, Final
 
 import huggingface_hub.constants
 import huggingface_hub.errors
 import torch
-from torch.nn.functional import log_softmax
 from transformers.models.granite.modeling_granite import GraniteForCausalLM
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from transformers.models.mistral.modeling_mistral import MistralForCausalLM
@@ -28,11 +28,10 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 from transformers.models.smollm3.modeling_smollm3 import SmolLM3ForCausalLM
 
-from leasehold.core.frames import Sampling
-from leasehold.errors import BadModel
-from leasehold.worker.constraint import Constraint
+from leasehold.errors import BadModel, WorkerFailed
 from leasehold.worker.recipe import Recipe, check_network
 from leasehold.worker.shards import Stored
+from leasehold.worker.step import Floats, Part
 
 # The governor's environment says so before the import; where there is none, this does.
 huggingface_hub.constants.HF_HUB_OFFLINE = True
@@ -150,7 +149,7 @@ class Network:
         """Of `slots` texts of at most `context` tokens."""
         self._model = model
         self._store = _Store(slots, context)
-        self.piece_tokens = PIECES_TOKENS[0]
+        self.prompt_tokens, self.prompts = PIECES_TOKENS[0], 1
 
     def rehearse(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Read a few tokens twice, and choose how many make a piece that does not take long here."""
@@ -161,7 +160,20 @@ class Network:
             each = (clock() - start) / few
         self.wipe(0, few)
         fit = (one for one in PIECES_TOKENS if one * each <= PIECE_SECONDS)
-        self.piece_tokens = next(fit, PIECES_TOKENS[-1])
+        self.prompt_tokens = next(fit, PIECES_TOKENS[-1])
+
+    def run(self, parts: Sequence[Part]) -> Iterator[Floats]:
+        """One pass for all single tokens, then one for each piece of a prompt; see `step.Model`."""
+        single = list(takewhile(lambda part: len(part.tokens) == 1, parts))
+        last = {part.slot: (part.tokens[0], part.past) for part in single}
+        try:
+            if last:
+                found = self.decode(last)
+                yield from (found[part.slot].numpy() for part in single)
+            for part in parts[len(single) :]:
+                yield self.prefill(part.slot, part.tokens, part.past).numpy()
+        except ERRORS as cause:
+            raise WorkerFailed(about="torch", got=cause) from cause
 
     def prefill(self, slot: int, ids: Sequence[int], start: int) -> Logits:
         """Read tokens into a slot from position `start` on; gives what may come after the last."""
@@ -244,65 +256,6 @@ class _Store:
             return torch.frombuffer(pages, dtype=like.dtype).view(shape)
 
 
-class Sampler:
-    """Chooses tokens for one request. The same seed on the same logits chooses the same.
-
-    `ended` where a constraint lets nothing come after the last one.
-    """
-
-    def __init__(
-        self, sampling: Sampling, seed: int, held: Constraint | None = None, vocabulary: int = 0
-    ) -> None:
-        """With OpenAI's parameters; temperature 0 takes the likeliest of what `held` allows."""
-        self.ended = False
-        self._held = held
-        self._mask: Any = None if held is None else torch.from_numpy(held.allowed(vocabulary))
-        self._sampling = sampling
-        self._random = torch.Generator().manual_seed(seed)
-        self._made: dict[int, int] = {}
-
-    def choose(self, logits: Logits) -> tuple[int, list[tuple[int, float]]]:
-        """A token, and where probabilities were asked for its own and the likeliest, as logarithms."""
-        token = self._pick(self._allowed(self._penalised(logits)))
-        if self._held is not None:
-            self._held.take(token)
-            self._mask = torch.from_numpy(self._held.allowed(len(logits)))
-            self.ended = self._held.ended or not self._mask.any()
-        self._made[token] = self._made.get(token, 0) + 1
-        asked = self._sampling.probs
-        if not asked:
-            return token, []
-        logs = log_softmax(logits, -1)
-        top = torch.topk(logs, min(max(1, asked - 1), len(logs)))
-        rows = [(token, float(logs[token]))]
-        rows += zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        return token, rows[:asked]
-
-    def _allowed(self, logits: Logits) -> Logits:
-        return logits if self._mask is None else logits.masked_fill(~self._mask, -torch.inf)
-
-    def _penalised(self, logits: Logits) -> Logits:
-        """OpenAI's rule: once for having come at all, and once for each time."""
-        once, often = self._sampling.presence_penalty, self._sampling.frequency_penalty
-        if not self._made or not (once or often):
-            return logits
-        logits = logits.clone()
-        for token, count in self._made.items():
-            logits[token] -= once + often * count
-        return logits
-
-    def _pick(self, logits: Logits) -> int:
-        sampling = self._sampling
-        if sampling.temperature == 0 or sampling.top_k == 1:
-            return int(logits.argmax())
-        order = torch.sort(logits / sampling.temperature, descending=True, stable=True)
-        kept = order.values[: sampling.top_k or None]
-        shares = torch.softmax(kept, -1)
-        if sampling.top_p < 1:
-            shares[1:][shares.cumsum(-1)[:-1] >= sampling.top_p] = 0  # the first always stays
-        return int(order.indices[torch.multinomial(shares, 1, generator=self._random)])
-
-
 def _rehearse() -> None:
     """Run a network of nothing: torch imports parts of itself at the first use, which comes too late."""
     torch.set_num_threads(1)  # threads that libraries start now would escape the sandbox
@@ -312,8 +265,7 @@ def _rehearse() -> None:
     for kind in KINDS.values():
         network = Network(kind(kind.config_class(**sizes, **heads, **ends)).eval(), 2, 8)
         network.prefill(0, [1, 2], 0)
-        logits = network.decode({0: (1, 2), 1: (1, 0)})[1]
-        Sampler(Sampling(probs=2, top_p=0.5, frequency_penalty=1.0), 1).choose(logits)
+        list(network.run([Part(0, 2, (1,)), Part(1, 0, (1,)), Part(1, 1, (1, 2))]))
         network.wipe(0, 2)
 
 

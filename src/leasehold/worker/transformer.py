@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from leasehold.core import frames
-from leasehold.core.frames import Done, Embedded, Generate, Loaded, MemoryFile, Reason, Settings
+from leasehold.core.frames import Done, Embedded, Generate, Loaded, MemoryFile, Settings
 from leasehold.errors import UnsupportedParameter
 from leasehold.worker import pytorch, recipe, shards
-from leasehold.worker.batches import Batches, Writing
+from leasehold.worker.batch import Batch
 from leasehold.worker.engine import Emit
-from leasehold.worker.pytorch import Sampler
 from leasehold.worker.words import Words
 
 
@@ -28,7 +27,7 @@ class TransformersEngine:
 
     def __init__(self) -> None:
         """An engine with nothing loaded."""
-        self._parts: tuple[Words, Batches] | None = None
+        self._parts: tuple[Words, Batch] | None = None
 
     def load(self, files: Sequence[MemoryFile], settings: Settings) -> Loaded:
         """Read config.json, tokenizer.json and the safetensors files. Raises BadModel."""
@@ -42,7 +41,7 @@ class TransformersEngine:
             context=words.context,
             threads=settings.threads,
         )
-        self._parts = words, Batches(network, settings.slots)
+        self._parts = words, Batch(network, settings.slots)
         return words.loaded()
 
     def count(self, what: frames.Input) -> int:
@@ -50,19 +49,9 @@ class TransformersEngine:
         return len(self._loaded()[0].ids(what))
 
     def generate(self, request: Generate, emit: Emit) -> Done:
-        """Continue the prompt; `emit` is called by the thread of the caller. See `Engine.generate`."""
-        words, batches = self._loaded()
-        ids = words.admit(request)
-        held = words.constraint(request)
-        if not emit("", 0):
-            return Done(request.id, Reason.CANCELLED, len(ids), 0)
-        sampler = Sampler(request.sampling, words.seed(request), held, words.vocabulary)
-        writing = Writing(ids, words.most(request, ids), words.ends, sampler)
-        batches.add(writing)
-        try:
-            return words.follow(request, ids, writing.news.get, emit)
-        finally:
-            writing.dropped = True
+        """Continue the prompt; see `Engine.generate`."""
+        words, batch = self._loaded()
+        return batch.answer(words, request, emit)
 
     def embed(self, request: frames.Embed, go_on: Callable[[], bool]) -> Embedded:  # noqa: ARG002
         """Raises UnsupportedParameter: see the ONNX engine."""
@@ -72,6 +61,6 @@ class TransformersEngine:
         """Raises UnsupportedParameter: see the ONNX engine."""
         raise UnsupportedParameter(about="tensors")
 
-    def _loaded(self) -> tuple[Words, Batches]:
+    def _loaded(self) -> tuple[Words, Batch]:
         assert self._parts is not None  # noqa: S101  (set by load)
         return self._parts

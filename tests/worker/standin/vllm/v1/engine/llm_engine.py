@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from leasehold.core.frames import Sampling
-from leasehold.worker.pytorch import Sampler
+from leasehold.worker.sampler import Sampler
 from vllm.model_executor.model_loader import get_model_loader
 from vllm.transformers_utils.config import PARSERS
 
@@ -105,7 +105,7 @@ class LLMEngine:
         one = self.open[name]
         with torch.no_grad():
             logits = self.model(input_ids=torch.tensor([one.ids])).logits[0, -1]
-        token, row = one.sampler.choose(logits)
+        token, row = one.sampler.choose(logits.float().numpy())
         one.ids.append(token)
         one.made += 1
         stopped = token in one.chosen["stop_token_ids"]
