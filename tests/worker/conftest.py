@@ -112,12 +112,16 @@ Answer {"name": ..., "arguments": ...} between <tool_call> and </tool_call>.
 """
 
 
-@pytest.fixture(scope="session")
-def caller(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """Nonsense whose template knows functions."""
-    path = tmp_path_factory.mktemp("caller") / "model.gguf"
-    random_gguf(path, size_bytes=2_000_000, template=TOOLS_TEMPLATE)
-    return Model("llama", {"model.gguf": path.read_bytes()})
+def make_caller(engine: str, place: Path) -> Model:
+    """Nonsense whose template knows functions, the same weights for each engine."""
+    path = random_gguf(place / "model.gguf", size_bytes=2_000_000, template=TOOLS_TEMPLATE)
+    match engine:
+        case "llama":
+            return Model(engine, {"model.gguf": path.read_bytes()})
+        case "transformers":
+            return Model(engine, folder_of(path))
+        case _:
+            return make_ir(place, path)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""W-14, W-16: calls of functions, grammars and probabilities, as llama.cpp makes them."""
+"""W-14, W-16: calls of functions, grammars and probabilities, of every engine that declares them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.worker.conftest import InMemory, Model
+from tests.worker.conftest import InMemory, Model, engine_named, make_caller
 
 from leasehold.core.frames import Call as Called
 from leasehold.core.frames import (
@@ -32,7 +32,7 @@ from leasehold.core.frames import (
 from leasehold.enclave import memory
 from leasehold.errors import BadRequest
 from leasehold.worker.calls import HEAD_CHARS_MAX, Calls
-from leasehold.worker.llama import LlamaEngine
+from leasehold.worker.engine import Engine
 
 CITY = {"type": "string", "maxLength": 6}
 WEATHER = {
@@ -84,7 +84,7 @@ class Said:
 class Subject:
     """An engine and what it said of itself."""
 
-    engine: LlamaEngine
+    engine: Engine
     loaded: Loaded
 
     def chat(
@@ -95,17 +95,24 @@ class Subject:
         return self.engine.generate(Generate(1, Chat(ASK, tools), tokens, sampling), said)
 
 
-@pytest.fixture(scope="module")
-def subject(caller: Model) -> Iterator[Subject]:
-    """A llama whose template knows functions."""
-    data = caller.files["model.gguf"]
-    file = memory.create("model.gguf", len(data))
-    memory.write(file, data, 0)
-    engine = LlamaEngine()
+CALLERS = ("llama", "transformers", "openvino")
+
+
+@pytest.fixture(scope="module", params=CALLERS)
+def subject(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Subject]:
+    """An engine with a model whose template knows functions."""
+    files = []
+    for name, data in make_caller(request.param, tmp_path_factory.mktemp("caller")).files.items():
+        files.append(memory.create(name, len(data)))
+        memory.write(files[-1], data, 0)
+    engine = engine_named(request.param)
     settings = Settings(context_tokens=2048, slots=2, threads=2, seed=7)
-    yield Subject(engine, engine.load([file], settings))
+    yield Subject(engine, engine.load(files, settings))
     del engine
-    memory.shred(file)
+    for file in files:
+        memory.shred(file)
 
 
 # Reading ---------------------------------------------------------------------------------------------
@@ -169,11 +176,12 @@ def test_nothing_that_a_model_says_breaks_the_reader(pieces: list[str]) -> None:
 
 
 def test_only_a_template_that_describes_functions_declares_them(
-    subject: Subject, nonsense: Model, in_memory: InMemory
+    subject: Subject, nonsense: Model, nonsense_folder: Model, tiny_ir: Model, in_memory: InMemory
 ) -> None:
     assert Capability.TOOLS in subject.loaded.capabilities
-    plain = LlamaEngine().load(nonsense.in_memory(in_memory), Settings(threads=1))
-    assert Capability.TOOLS not in plain.capabilities
+    for model in (nonsense, nonsense_folder, tiny_ir):
+        plain = engine_named(model.engine).load(model.in_memory(in_memory), Settings(threads=1))
+        assert Capability.TOOLS not in plain.capabilities
 
 
 @pytest.mark.parametrize("forced", [("weather",), ("stop",), ("weather", "stop")])

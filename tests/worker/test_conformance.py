@@ -7,6 +7,7 @@ process is in test_engines.py, test_graph.py and test_calls.py; here it is a pro
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -19,19 +20,33 @@ from models.random_gguf import random_gguf
 from onnx import TensorProto, helper, numpy_helper
 from tests.worker.conftest import (
     CONTEXT,
-    ROOT,
     WORDS,
     InMemory,
     encoder_graph,
     encoder_tokenizer,
     engine_named,
+    make_caller,
     make_folder,
     make_gguf,
     make_ir,
 )
 from tests.worker.test_graph import endless, external, proto, value
 
-from leasehold.core.frames import Capability, Done, MemoryFile, Sampling, Settings, Text, Token
+from leasehold.core.frames import (
+    Capability,
+    Chat,
+    Done,
+    MemoryFile,
+    Message,
+    Prompt,
+    Reason,
+    Role,
+    Sampling,
+    Settings,
+    Text,
+    Token,
+    Tools,
+)
 from leasehold.core.tensors import ROW_BYTES, DataType, Tensor
 from leasehold.enclave import memory
 from leasehold.enclave.host import WorkerHost
@@ -69,16 +84,41 @@ class Subject:
 # Language models -------------------------------------------------------------------------------------
 
 
-async def speak(host: WorkerHost) -> None:
-    """A few tokens, all of them counted, and no more input than was counted before."""
-    told = 0
-    async for frame in host.generate(Text("lease"), max_tokens=20, sampling=Sampling(seed=5)):
-        match frame:
-            case Token():
-                told += frame.count
-            case Done():
-                assert 0 < frame.output_tokens == told <= 20
-                assert frame.input_tokens == await host.count(Text("lease"))
+WEATHER = {
+    "type": "object",
+    "properties": {"days": {"type": "integer", "minimum": 1, "maximum": 9}},
+    "required": ["days"],
+    "additionalProperties": False,
+}
+FUNCTION = {"type": "function", "function": {"name": "weather", "parameters": WEATHER}}
+TURN = (Message(Role.USER, "lease"),)
+SEED = Sampling(seed=5)
+
+
+async def speak_and_call(host: WorkerHost) -> None:
+    """Text, and a call that is forced: its name, and arguments that fit."""
+    await answer(host, Text("lease"), 20)
+    tokens = await answer(host, Chat(TURN, Tools(json.dumps([FUNCTION]), ("weather",))), 400)
+    parts = [part for token in tokens for part in token.calls]
+    assert "".join(part.name for part in parts) == "weather"
+    assert 1 <= json.loads("".join(part.arguments for part in parts))["days"] <= 9
+    assert "".join(token.text for token in tokens) == ""
+
+
+async def answer(host: WorkerHost, prompt: Prompt, most: int) -> list[Token]:
+    """All its tokens, each counted, and no more input than was counted before."""
+    counted, tokens = await host.count(prompt), []
+    async for some in host.generate(prompt, max_tokens=most, sampling=SEED):
+        tokens += [one for one in some if isinstance(one, Token)]
+        for done in some:
+            if isinstance(done, Done):
+                told = sum(token.count for token in tokens)
+                assert 0 < done.output_tokens == told <= most
+                assert done.input_tokens == counted
+                calls = isinstance(prompt, Chat) and prompt.tools is not None
+                assert (done.reason is Reason.TOOL_CALLS) == calls
+                return tokens
+    raise AssertionError("no end")
 
 
 async def decode(host: WorkerHost) -> None:
@@ -91,6 +131,11 @@ async def prefill(host: WorkerHost) -> None:
     """A prompt of nearly a thousand tokens."""
     async for _ in host.generate(Text("lease " * 160), max_tokens=1):
         pass
+
+
+def calling(engine: str) -> Callable[[Path], Mapping[str, bytes]]:
+    """A model whose template knows functions."""
+    return lambda place: make_caller(engine, place).files
 
 
 def gguf(megabytes: int) -> Callable[[Path], Mapping[str, bytes]]:
@@ -113,10 +158,6 @@ def in_openvino(megabytes: int) -> Callable[[Path], Mapping[str, bytes]]:
 def endless_in_openvino(folder: Path) -> Mapping[str, bytes]:
     """Sixty megabytes that never say that they have ended."""
     return dict(in_openvino(60)(folder)) | {"generation_config.json": b'{"eos_token_id": []}'}
-
-
-def tiny_in_openvino(folder: Path) -> Mapping[str, bytes]:
-    return make_ir(folder, ROOT / "models/tiny/tiny.gguf").files
 
 
 # Encoders --------------------------------------------------------------------------------------------
@@ -194,15 +235,16 @@ def a_heavy_graph(_folder: Path, mebibytes: int) -> Mapping[str, bytes]:
 
 
 GARBAGE = b"\x80\x04not a model" * 100
-LANGUAGE = frozenset({Capability.CHAT, Capability.TEXT, Capability.SCHEMA, Capability.PROBS})
+SPEAKS = frozenset({Capability.CHAT, Capability.TEXT, Capability.SCHEMA, Capability.PROBS})
+LANGUAGE = SPEAKS | {Capability.TOOLS}
 SUBJECTS = {
     "llama": Subject(
         "llama",
         LANGUAGE,
-        gguf(2),
+        calling("llama"),
         gguf(60),
         lambda folder, size: gguf(size)(folder),
-        short=speak,
+        short=speak_and_call,
         long={"decode": decode, "prefill": prefill},
         hostile={
             "garbage": {"model.gguf": GARBAGE},
@@ -215,10 +257,10 @@ SUBJECTS = {
     "transformers": Subject(
         "transformers",
         LANGUAGE,
-        folder(2),
+        calling("transformers"),
         folder(160),
         lambda place, size: folder(size)(place),
-        short=speak,
+        short=speak_and_call,
         long={"decode": decode, "prefill": prefill},
         hostile={
             "garbage": {
@@ -232,10 +274,10 @@ SUBJECTS = {
     "openvino": Subject(
         "openvino",
         LANGUAGE,
-        tiny_in_openvino,
+        calling("openvino"),
         endless_in_openvino,
         lambda folder, size: in_openvino(size)(folder),
-        short=speak,
+        short=speak_and_call,
         long={"decode": decode, "prefill": prefill},
         hostile={
             "no weights": {"openvino_model.xml": b"<net/>", "tokenizer.json": b"{}"},

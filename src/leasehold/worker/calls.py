@@ -12,8 +12,9 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from leasehold.core.frames import CALLS_MAX, CallPart, Message, Tools
+from leasehold.core.frames import CALLS_MAX, CallPart, Chat, Message, Prob, Prompt, Reason, Tools
 from leasehold.errors import BadRequest
+from leasehold.worker.engine import Emit
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _HALF: Final = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")  # an escape without its character
@@ -139,6 +140,50 @@ class Calls:
         return False
 
 
+class Outlet:
+    """Emits text with the tokens that it stands for, its calls read out of it."""
+
+    def __init__(self, emit: Emit, tools: Tools | None = None) -> None:
+        """Without `tools` all of it is text."""
+        self._emit = emit
+        self._reader = None if tools is None else Calls(several=tools.several)
+        self._text = ""  # what is clear of it, and has not been emitted
+        self._parts: tuple[CallPart, ...] = ()
+        self._rows: tuple[tuple[Prob, ...], ...] = ()
+        self.owed = 0  # of the tokens told, those that have not been emitted
+
+    @property
+    def ended(self) -> bool:
+        """One call was wanted, and is whole."""
+        return self._reader is not None and self._reader.ended
+
+    @property
+    def reason(self) -> Reason:
+        """Why an answer ended that stopped by itself."""
+        made = self._reader is not None and self._reader.made
+        return Reason.TOOL_CALLS if made else Reason.STOP
+
+    def tell(
+        self, text: str, count: int, probs: tuple[tuple[Prob, ...], ...] = (), *, last: bool
+    ) -> bool:
+        """Emit what is clear; while a call may be beginning, only ask. Answers whether to go on."""
+        self.owed, self._rows = self.owed + count, self._rows + probs
+        if (reader := self._reader) is not None:
+            self._take(*reader.feed(text))
+            if last:
+                self._take(*reader.finish())
+            elif reader.holds:
+                return self._emit("", 0)
+        else:
+            self._text = text
+        told = (self._text, self.owed, self._parts, self._rows)
+        self._text, self.owed, self._parts, self._rows = "", 0, (), ()
+        return self._emit(*told) if told[2] or told[3] else self._emit(*told[:2])
+
+    def _take(self, text: str, parts: tuple[CallPart, ...]) -> None:
+        self._text, self._parts = self._text + text, self._parts + parts
+
+
 def _unquoted(text: str) -> str:
     try:
         return str(json.loads(text))
@@ -165,6 +210,16 @@ def grammar(tools: Tools, checked: Callable[[str], str]) -> str:
     choice = " | ".join(f"call{at}" for at in range(len(tools.forced)))
     start = f'start: "{OPEN}\\n" ({choice}) "\\n{CLOSE}"'
     return "\n".join(["%llguidance {}", start, *rules])
+
+
+def wanted(prompt: Prompt) -> Tools | None:
+    """The functions that an answer to this may call."""
+    return prompt.tools if isinstance(prompt, Chat) else None
+
+
+def known_to(template: str) -> bool:
+    """Does a chat template describe functions, and calls in our form?"""
+    return "tools" in template and OPEN in template
 
 
 def turn(message: Message, arguments: Callable[[str], object] = str) -> dict[str, Any]:

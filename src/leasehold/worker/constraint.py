@@ -1,22 +1,22 @@
-"""Holds output to a JSON schema or a grammar, by llguidance.
+"""Holds output to a JSON schema, a grammar or a call, by llguidance.
 
-Spec: docs/spec/worker.md, W-14. Refuses to know engines.
+Spec: docs/spec/worker.md, W-14 and W-16. Refuses to know engines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import llguidance
 import llguidance.numpy
 import numpy as np
 import numpy.typing as npt
 
+from leasehold.core.frames import Tools
 from leasehold.errors import BadRequest
-from leasehold.worker.schema import compact, own_rules
-
-_HEADER: Final = "%llguidance {}\n"
+from leasehold.worker import calls
+from leasehold.worker.schema import HEADER, compact, own_rules
 
 
 class Tokens:
@@ -48,13 +48,18 @@ class Grammars:
         """Kept for the life of the model."""
         self._tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(tokens))
 
-    def start(self, schema: str, grammar: str) -> Constraint | None:
-        """What holds one answer; None where neither is asked for. Raises BadRequest."""
+    def start(self, schema: str, grammar: str, tools: Tools | None = None) -> Constraint | None:
+        """What holds one answer to a call that is forced, a schema or a grammar; None without these.
+
+        Raises BadRequest.
+        """
+        if tools is not None and tools.forced:
+            return self._checked("tools", calls.grammar(tools, compact))
         if schema:
-            return self._checked("json_schema", f"{_HEADER}start: %json {compact(schema)}")
+            return self._checked("json_schema", f"{HEADER}start: %json {compact(schema)}")
         if grammar:
             own_rules(grammar)
-            return self._checked("grammar", _HEADER + grammar)
+            return self._checked("grammar", HEADER + grammar)
         return None
 
     def _checked(self, about: str, rules: str) -> Constraint:

@@ -60,7 +60,7 @@ class LlamaEngine:
         can = [Capability.TEXT, Capability.SCHEMA, Capability.PROBS]
         if header.template:
             can.append(Capability.CHAT)
-        if "tools" in header.template and calls.OPEN in header.template:
+        if calls.known_to(header.template):
             can.append(Capability.TOOLS)
         return Loaded(tuple(can), self._context, header.longest_token_bytes)
 
@@ -85,11 +85,10 @@ class LlamaEngine:
             body["grammar"] = self._schemas.grammar(schema)
         if rules := request.sampling.grammar:
             body["grammar"] = self._schemas.own(rules)
-        tools = request.prompt.tools if isinstance(request.prompt, frames.Chat) else None
+        tools = calls.wanted(request.prompt)
         if tools is not None and tools.forced:
             body["grammar"] = calls.grammar(tools, self._schemas.checked)
-        reader = None if tools is None else calls.Calls(several=tools.several)
-        stream = _Stream(emit, reader, request.sampling.probs)
+        stream = _Stream(calls.Outlet(emit, tools), request.sampling.probs)
         if isinstance(request.prompt, frames.Chat):
             handle = self._server.handle_chat_completions
         else:
@@ -113,7 +112,7 @@ class LlamaEngine:
             pieces.append(text)
             return True
 
-        stream = _Stream(emit)
+        stream = _Stream(calls.Outlet(emit))
         body = _prompt(request.prompt) | _choices(request, 0) | {"grammar": grammar}
         _run(self._server.handle_completions, body, stream)
         stream.done(request.id)
@@ -138,14 +137,9 @@ def _run(
 class _Stream:
     """Takes llama.cpp's chunks, emits their text, and answers True where it is to stop."""
 
-    def __init__(self, emit: Emit, reader: calls.Calls | None = None, probs: int = 0) -> None:
-        self._emit, self._reader, self._probs = emit, reader, probs
+    def __init__(self, outlet: calls.Outlet, probs: int = 0) -> None:
+        self._outlet, self._probs = outlet, probs
         self._input_tokens = self._made = 0
-        self._owed = 0  # of the tokens made, those whose text is held back
-        self._text = ""  # what is clear of it
-        self._parts: tuple[frames.CallPart, ...] = ()
-        self._rows: tuple[tuple[frames.Prob, ...], ...] = ()
-        self._enough = False  # one call was wanted, and is whole
         self._reason = Reason.CANCELLED
         self._error: dict[str, Any] | None = None
         self._going = True
@@ -157,48 +151,30 @@ class _Stream:
         if progress := chunk.get("prompt_progress"):
             self._input_tokens = int(progress["total"])
         text, last = "", False
+        rows: tuple[tuple[frames.Prob, ...], ...] = ()
         for choice in chunk["choices"]:
             text += choice.get("text") or choice.get("delta", {}).get("content") or ""
             if choice["finish_reason"] is not None:
                 last = True
                 self._reason = Reason.LENGTH if choice["finish_reason"] == "length" else Reason.STOP
             if self._probs and (logprobs := choice.get("logprobs")):
-                self._rows += tuple(_row(one, self._probs) for one in logprobs["content"])
+                rows += tuple(_row(one, self._probs) for one in logprobs["content"])
         made = int(chunk.get("timings", {}).get("predicted_n", 0))
         if usage := chunk.get("usage"):
             self._input_tokens, made = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
         if self._going:
             fresh = max(made - self._made, 1 if text else 0)
             self._made += fresh
-            self._owed += fresh
-            self._pass_on(text, last=last)
-        return self._enough or not self._going
-
-    def _pass_on(self, text: str, *, last: bool) -> None:
-        """Emit what is clear; while a call may be beginning, only ask whether to go on."""
-        if (reader := self._reader) is not None:
-            text, parts = reader.feed(text)
-            self._text, self._parts = self._text + text, self._parts + parts
-            if reader.holds and not last:
-                self._going = self._emit("", 0)
-                return
-            text = self._text
-            if last:
-                rest, parts = reader.finish()
-                text, self._parts = text + rest, self._parts + parts
-        told = (text, self._owed, self._parts, self._rows)
-        self._text, self._owed, self._parts, self._rows = "", 0, (), ()
-        self._going = self._emit(*told) if told[2] or told[3] else self._emit(*told[:2])
-        if reader is not None and reader.ended:
-            self._reason, self._enough = Reason.TOOL_CALLS, True
+            self._going = self._outlet.tell(text, fresh, rows, last=last)
+        return self._outlet.ended or not self._going
 
     def done(self, request: int) -> Done:
         """The end of it. Raises InputTooLong, BadRequest, WorkerFailed as llama.cpp said."""
         if self._error is None:
             reason = self._reason if self._going else Reason.CANCELLED
-            if reason is Reason.STOP and self._reader is not None and self._reader.made:
-                reason = Reason.TOOL_CALLS
-            return Done(request, reason, self._input_tokens, self._made - self._owed)
+            if self._going and (self._outlet.ended or reason is Reason.STOP):
+                reason = self._outlet.reason
+            return Done(request, reason, self._input_tokens, self._made - self._outlet.owed)
         match self._error.get("type"):
             case "exceed_context_size_error":
                 got, limit = self._error.get("n_prompt_tokens"), self._error.get("n_ctx")

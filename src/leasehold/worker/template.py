@@ -48,11 +48,12 @@ class Template:
 
     def render(self, chat: frames.Chat) -> str:
         """The text to continue. Raises BadRequest where the template refuses the chat."""
-        known = {"messages": [turn(one, _arguments) for one in chat.messages]} | self._marks
-        if chat.tools is not None:
-            known["tools"] = json.loads(chat.tools.described)
+        messages = [turn(one, _arguments) for one in chat.messages]
+        tools = None if chat.tools is None else json.loads(chat.tools.described)
         try:
-            text: str = self._template.render(known, add_generation_prompt=True)
+            text: str = self._template.render(
+                self._marks | {"messages": messages, "tools": tools}, add_generation_prompt=True
+            )
         except (*_FAILURES, RecursionError) as cause:
             raise BadRequest(about="messages", got=cause) from cause
         return text

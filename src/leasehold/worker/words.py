@@ -26,7 +26,8 @@ from leasehold.errors import (
     LeaseholdError,
     UnsupportedParameter,
 )
-from leasehold.worker import recipe
+from leasehold.worker import calls, recipe
+from leasehold.worker.calls import Outlet
 from leasehold.worker.constraint import Constraint, Grammars, Tokens
 from leasehold.worker.engine import Emit
 from leasehold.worker.recipe import Recipe
@@ -82,6 +83,7 @@ class Words:
         self._settings = settings
         self.ends = self._find_ends(found)
         self._grammars = self._make_grammars() if constrains else None
+        self._calls = self._grammars is not None and self._spells_calls(found.template)
         self.context = min(settings.context_tokens, found.context_tokens)
 
     def loaded(self, *, has_copied: bool = False) -> Loaded:
@@ -91,14 +93,17 @@ class Words:
             can.append(Capability.CHAT)
         if self._grammars is not None:
             can.append(Capability.SCHEMA)
+        if self._calls:
+            can.append(Capability.TOOLS)
         longest = self._spelling.longest_token_bytes
         return Loaded(tuple(can), self.context, longest, has_copied=has_copied)
 
     def constraint(self, request: Generate) -> Constraint | None:
-        """What holds the answer to a schema or a grammar. Raises BadRequest."""
+        """What holds the answer to a schema, a grammar or a forced call. Raises BadRequest."""
         if self._grammars is None:
             return None
-        return self._grammars.start(request.sampling.json_schema, request.sampling.grammar)
+        sampling, tools = request.sampling, calls.wanted(request.prompt)
+        return self._grammars.start(sampling.json_schema, sampling.grammar, tools)
 
     def check_vocabulary(self, rows: int) -> None:
         """Raise BadModel unless the model scores as many tokens as its configuration says."""
@@ -113,7 +118,7 @@ class Words:
                     raise UnsupportedParameter(
                         about="messages", got="a model without a chat template"
                     )
-                if what.tools is not None:
+                if what.tools is not None and not self._calls:
                     raise UnsupportedParameter(about="tools")
                 return self._spelling.tokens(self._template.render(what), bare=True)
             case frames.Text():
@@ -151,14 +156,19 @@ class Words:
     ) -> Done:
         """Emit what is made until it ends or nobody wants it. Raises WorkerFailed."""
         speech, cut = Speech(self._spelling, ids), Cut(request.sampling.stop)
+        outlet = Outlet(emit, calls.wanted(request.prompt))
         asked, made = len(ids), 0
+
+        def done(reason: Reason) -> Done:
+            return Done(request.id, reason, asked, made - outlet.owed)
+
         while True:
             match news():
                 case Broke(error):
                     raise error
                 case Read():
                     if not emit("", 0):
-                        return Done(request.id, Reason.CANCELLED, asked, made)
+                        return done(Reason.CANCELLED)
                 case Made(token, probs, last, stopped):
                     made += 1
                     text = cut.take(speech.take(token))
@@ -166,13 +176,13 @@ class Words:
                         text += cut.take(speech.finish())
                         text += "" if cut.found else cut.finish()
                     row = tuple(Prob(self._spelling.own_bytes(one), log) for one, log in probs)
-                    go_on = emit(text, 1, (), (row,)) if row else emit(text, 1)
-                    if cut.found or stopped:
-                        return Done(request.id, Reason.STOP, asked, made)
+                    ends = last or cut.found
+                    if not outlet.tell(text, 1, (row,) if row else (), last=ends):
+                        return done(Reason.CANCELLED)
+                    if outlet.ended or cut.found or stopped:
+                        return done(outlet.reason)
                     if last:
-                        return Done(request.id, Reason.LENGTH, asked, made)
-                    if not go_on:
-                        return Done(request.id, Reason.CANCELLED, asked, made)
+                        return done(Reason.LENGTH)
 
     def _known(self, ids: Sequence[int]) -> list[int]:
         if ids and max(ids) >= self.vocabulary:
@@ -187,6 +197,11 @@ class Words:
             expected = f"in {recipe.GENERATION} or {recipe.CONFIG}"
             raise BadModel(about="eos_token_id", expected=expected)
         return frozenset([mark])
+
+    def _spells_calls(self, template: str) -> bool:
+        """Does the template know functions, and is what marks a call text and no special token?"""
+        marks = self._spelling.text(self._spelling.tokens(calls.OPEN + calls.CLOSE, bare=True))
+        return calls.known_to(template) and calls.OPEN in marks and calls.CLOSE in marks
 
     def _make_grammars(self) -> Grammars | None:
         spelled = self._spelling.table(self.vocabulary)
