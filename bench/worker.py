@@ -67,6 +67,7 @@ def measure() -> list[Row]:
                 digest=sealed.digest,
                 root_public=root.public,
                 model_key=sealed.model_key,
+                engine="llama",
                 sink=sink,
             )
 

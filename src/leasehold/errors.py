@@ -510,6 +510,13 @@ class ProposalClosed(Refused):
     do = "Propose it anew; see `leasehold proposals list --all` for what became of it."
 
 
+class WrongEngine(Refused):
+    """The model was sealed for another engine than the one that this enclave's configuration names."""
+
+    code = "wrong_engine"
+    do = "Seal the model with the engine of the loan's configuration, or configure the loan for its engine."
+
+
 class UnknownModel(Refused):
     """This enclave does not serve the model that was asked for."""
 

@@ -4,7 +4,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from leasehold.core.lease import SHARE, Account, LeasePolicy, size_lease
+from leasehold.core.accounts import SHARE, Account, size_lease
+from leasehold.core.lease import LeasePolicy
 from leasehold.core.units import Duration, Units
 from leasehold.errors import BudgetExhausted, Conflict
 

@@ -25,6 +25,7 @@ from leasehold.errors import (
     FileTrouble,
     LeaseholdError,
     ModelUnreachable,
+    WrongEngine,
     WrongModel,
     WrongModelKey,
 )
@@ -147,6 +148,7 @@ async def load(
         "digest": lent.sealed.digest,
         "root_public": ROOT.public,
         "model_key": lent.sealed.model_key,
+        "engine": lent.sealed.model.header.engine,
         "sink": sink,
         **more,
     }
@@ -216,6 +218,21 @@ async def test_s2_the_wrong_root_and_the_wrong_digest(lent: Lent, tmp_path: Path
 async def test_s6_the_wrong_key_drops_no_source(lent: Lent) -> None:
     dropped = await refused(WrongModelKey, lent, FileSource(lent.path), model_key=b"x" * 32)
     assert dropped == []
+
+
+async def test_s19_another_engine_is_refused_before_a_byte_of_the_weights_is_fetched(
+    lent: Lent,
+) -> None:
+    source, dropped, sink = Source(lent.path.read_bytes()), list[str](), Memory()
+    with pytest.raises(WrongEngine) as refusal:
+        await load(
+            lent, source, sink=sink, engine="onnx", on_drop=lambda name, _: dropped.append(name)
+        )
+    await asyncio.sleep(0)
+    assert (refusal.value.got, refusal.value.expected) == (lent.sealed.model.header.engine, "onnx")
+    assert max(source.reads) < lent.sealed.model.body
+    assert dropped == []
+    assert sink.files == {}
 
 
 async def test_s11_a_short_or_long_file_is_refused_before_its_body_is_read(lent: Lent) -> None:

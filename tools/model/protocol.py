@@ -1,6 +1,6 @@
 """The protocol as a state machine: one ledger, three enclaves, and wires that lose, double and reorder.
 
-What units do is the code's own (`core.lease.Account`, `core.lease.size_lease`); around it stand the rules of
+What units do is the code's own (`core.accounts`: `Account` and `size_lease`); around it stand the rules of
 docs/spec/metering.md, M-3, M-5, M-7 and docs/spec/ledger.md, L-6 to L-8, each as one function from a state to
 the next. Time is left out: whatever time may do, such as a write-off, may happen at any moment. A message is
 in the set of what was ever sent, and may arrive at any moment, any number of times, or never.
@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from leasehold.core.lease import Account, LeasePolicy, size_lease
+from leasehold.core.accounts import Account, size_lease
+from leasehold.core.lease import LeasePolicy
 from leasehold.core.units import Units
 
 GRANTED: Final = 3

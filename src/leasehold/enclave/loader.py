@@ -87,6 +87,7 @@ class SealedLoader:
                 digest=bytes.fromhex(lent.terms.model.digest),
                 root_public=self.settings.custodian_root,
                 model_key=lent.model_key,
+                engine=self.settings.engine,
                 sink=sink,
                 on_progress=self._loading,
                 on_drop=self._dropped,

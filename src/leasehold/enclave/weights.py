@@ -1,6 +1,6 @@
 """Loads a sealed model: ciphertext from anywhere, plaintext to the engine's memory, all or nothing.
 
-Spec: docs/spec/sealed-model.md, S-7, S-11 to S-13, and why not more: S-14. No source is trusted: one that
+Spec: docs/spec/sealed-model.md, S-7, S-11 to S-13, S-19, and why not more: S-14. No source is trusted: one that
 fails or lies is dropped, and the next goes on from the same place. Refuses to know what memory a
 sink gives.
 """
@@ -35,6 +35,7 @@ from leasehold.errors import (
     LeaseholdError,
     ModelUnreachable,
     NoModelYet,
+    WrongEngine,
     WrongModel,
 )
 
@@ -108,6 +109,7 @@ async def load_sealed(
     digest: bytes,
     root_public: bytes,
     model_key: bytes,
+    engine: str,
     sink: Sink,
     threads: int | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
@@ -118,11 +120,13 @@ async def load_sealed(
     Progress is told in bytes of plaintext; `on_drop` hears of every source that is given up, and why;
     both are called on this event loop. Raises WrongModelKey, or the last source's error; then, and
     also when it is cancelled, `sink` has been shredded. A read that hangs at a cancellation delays
-    it by at most CANCEL_SECONDS_MAX; the shredding then follows when that read returns.
+    it by at most CANCEL_SECONDS_MAX; the shredding then follows when that read returns. Raises
+    WrongEngine before a byte of the model is fetched where it was not sealed for `engine` (S-19).
     """
     loop = asyncio.get_running_loop()
     loading = Loading(
         sources=Sources(list(sources), lambda *said: _tell(loop, on_drop, *said)),
+        engine=engine,
         sink=sink,
         threads=threads or min(THREADS_MAX, os.cpu_count() or 1),
         on_progress=lambda *said: _tell(loop, on_progress, *said),
@@ -174,6 +178,7 @@ class Loading:
     """One load, in threads of its own."""
 
     sources: Sources
+    engine: str
     sink: Sink
     threads: int
     on_progress: Callable[[int, int], None]
@@ -185,6 +190,8 @@ class Loading:
         """S-13: the whole model is in the sink, or nothing is."""
         try:
             model = self.sources.use(lambda source: _read_header(source, digest, root_public))
+            if (sealed_for := model.header.engine) != self.engine:  # S-19
+                raise WrongEngine(about=model.header.name, got=sealed_for, expected=self.engine)
             opened = OpenModel(model, model_key)
             writers = [self.sink.file(file.name, file.size) for file in model.header.files]
             todo = spans(model)

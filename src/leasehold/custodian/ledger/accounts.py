@@ -1,4 +1,4 @@
-"""Accounts as rows: the budget tree of M-2 (L-2). All arithmetic is `core.lease.Account`'s.
+"""Accounts as rows: the budget tree of M-2 (L-2). All arithmetic is `core.accounts.Account`'s.
 
 A move changes every node of a path at once and by the same amounts. The schema's own constraints
 repeat the identity, so that no mistake here can overspend.
@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from leasehold.core.lease import Account
+from leasehold.core.accounts import Account
 from leasehold.core.units import Units
 from leasehold.custodian.ledger.checks import next_number
 from leasehold.custodian.store.port import Tx, many
@@ -92,7 +92,7 @@ def load(tx: Tx, numbers: Sequence[int]) -> dict[int, Account]:
 
 
 def move(tx: Tx, path: Path, change: Callable[[Account], Account]) -> Path:
-    """Apply a transition of `core.lease.Account` to every node, or to none.
+    """Apply a transition of `core.accounts.Account` to every node, or to none.
 
     Raises what the transition raises (BudgetExhausted, Conflict), before anything is written.
     """

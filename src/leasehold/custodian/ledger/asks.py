@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from leasehold.core.accounts import size_lease
 from leasehold.core.crypto import is_equal, sha256
 from leasehold.core.encoding import from_json, to_json
-from leasehold.core.lease import LeasePolicy, size_lease
+from leasehold.core.lease import LeasePolicy
 from leasehold.core.messages import (
     AttestAgain,
     Budget,

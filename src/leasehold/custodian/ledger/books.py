@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from leasehold.core.lease import Account
+from leasehold.core.accounts import Account
 from leasehold.core.units import Units
 from leasehold.custodian.ledger.audit import Entry, read_all
 from leasehold.custodian.ledger.stops import PHASES

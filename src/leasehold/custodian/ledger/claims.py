@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from leasehold.core.lease import Account
+from leasehold.core.accounts import Account
 from leasehold.custodian.ledger.audit import Entry, head
 from leasehold.custodian.ledger.books import Name, replay_entries, stored_accounts
 from leasehold.custodian.store.port import Tx

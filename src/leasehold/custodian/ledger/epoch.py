@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leasehold.core.lease import Account
+from leasehold.core.accounts import Account
 from leasehold.core.units import SECOND, Instant, Units
 from leasehold.custodian.ledger import accounts, audit, hands, leases, stops
 from leasehold.custodian.ledger.checks import check_reason

@@ -6,8 +6,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from leasehold.core.accounts import Account
 from leasehold.core.encoding import from_json, to_json
-from leasehold.core.lease import Account
 from leasehold.core.messages import REASON_CHARS_MAX, ExtensionAsk, ExtensionState
 from leasehold.core.units import Instant, Units
 from leasehold.custodian.ledger import answers, audit, consumers, grants

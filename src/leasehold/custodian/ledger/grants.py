@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from leasehold.core.lease import Account
+from leasehold.core.accounts import Account
 from leasehold.core.messages import Budget
 from leasehold.core.units import Instant, Units
 from leasehold.custodian.ledger import accounts, audit

@@ -6,8 +6,9 @@ from typing import Final, Literal
 
 import msgspec
 
+from leasehold.core.accounts import Account
 from leasehold.core.encoding import from_json, to_json, unhex
-from leasehold.core.lease import Account, LeasePolicy
+from leasehold.core.lease import LeasePolicy
 from leasehold.core.messages import LoanTerms, ModelTerms
 from leasehold.core.tariff import Tariff, check_tariff
 from leasehold.core.units import DAY, SECOND, Duration, Instant, Units

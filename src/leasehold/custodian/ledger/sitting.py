@@ -12,8 +12,9 @@ from typing import Final
 
 import msgspec
 
+from leasehold.core.accounts import Account
 from leasehold.core.encoding import from_json
-from leasehold.core.lease import Account, LeasePolicy
+from leasehold.core.lease import LeasePolicy
 from leasehold.core.messages import Budget
 from leasehold.core.units import Instant, Units
 from leasehold.custodian.ledger import accounts, answers, audit
