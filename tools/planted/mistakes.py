@@ -17,7 +17,7 @@ _OPERATORS: Final = "leasehold.custodian.ledger.operators"
 _AUDIT: Final = "leasehold.custodian.ledger.audit"
 _SERVICE: Final = "leasehold.custodian.service"
 _METER: Final = "leasehold.core.meter"
-_ACCOUNTS: Final = "leasehold.core.accounts"
+_ARITHMETIC: Final = "leasehold.core.accounts"
 _WORK: Final = "leasehold.enclave.work"
 _LINK: Final = "leasehold.enclave.link"
 _BOOT: Final = "leasehold.enclave.boot"
@@ -60,20 +60,20 @@ _ALL: Final = (
     ),
     Mistake(
         "outstanding-unbounded",
-        _ACCOUNTS,
+        _ARITHMETIC,
         "room = min(available, Units(policy.outstanding_max - outstanding))",
         "room = available",
     ),
     Mistake(
         "outstanding-is-available",
-        _ACCOUNTS,
+        _ARITHMETIC,
         "return Units(self.granted - self.outstanding - self.settled - self.written_off)",
         "return Units(self.granted - self.settled - self.written_off)",
         test=f"{_T_ASKS}::test_the_end_of_the_budget",
     ),
     Mistake(
         "written-off-is-available",
-        _ACCOUNTS,
+        _ARITHMETIC,
         "return Units(self.granted - self.outstanding - self.settled - self.written_off)",
         "return Units(self.granted - self.outstanding - self.settled)",
     ),
