@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Final
 
 from leasehold.enclave.lent import Lent
 from leasehold.enclave.log import FIELDS
 from leasehold.enclave.weights import Loading, Sources
 from leasehold.errors import BadSealedModel
 from leasehold.testing.host import InProcessHost
+
+ENGINE: Final = "fake"
 
 
 @dataclass(slots=True)
@@ -85,6 +88,7 @@ class WorldLoader:
         await asyncio.sleep(0.05)
         loading = Loading(
             Sources([self.source], lambda _name, _cause: None),
+            ENGINE,
             self.sink,
             1,
             lambda _done, _of: None,
@@ -94,7 +98,7 @@ class WorldLoader:
             root_public=self.root,
             model_key=lent.model_key,
         )
-        await self.host.load("fake", ())
+        await self.host.load(ENGINE, ())
         return model.plain_bytes
 
     async def wipe(self) -> int:

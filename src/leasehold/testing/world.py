@@ -52,7 +52,7 @@ from leasehold.net.authority import (
 from leasehold.net.certificates import enclave_certificate
 from leasehold.testing.box import MODEL, Box, Consumer
 from leasehold.testing.host import InProcessHost
-from leasehold.testing.machinery import Events, MemorySource, WorldLoader
+from leasehold.testing.machinery import ENGINE, Events, MemorySource, WorldLoader
 from leasehold.testing.replica import Replica, WorldWire
 from leasehold.testing.time import START, SeededEntropy, SimulatedClock, in_place
 from leasehold.testing.wires import Wire
@@ -138,7 +138,7 @@ class World:
                 name=MODEL,
                 digest=world.digest,
                 sealed_bytes=len(world.sealed),
-                engine="fake",
+                engine=ENGINE,
             )
         )
         new = NewLoan(
@@ -296,7 +296,7 @@ class World:
                 target,
                 name=MODEL,
                 version="1",
-                engine="fake",
+                engine=ENGINE,
                 licence="none",
                 root_key=self.root,
                 entropy=self.entropy,
