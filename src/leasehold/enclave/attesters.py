@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Any, Final
 
 from leasehold.core.evidence import Attester, DeviceAttester
 from leasehold.enclave.settings import NO_DEVICES
 from leasehold.errors import BadSetting
+from leasehold.net.declared import declared, load
 
 GROUP: Final = "leasehold.attesters"
 DEVICE_GROUP: Final = "leasehold.devices"
@@ -33,7 +33,7 @@ def open_devices(name: str) -> DeviceAttester | None:
 
 
 def _load(group: str, name: str, *, about: str) -> Any:
-    found = entry_points(group=group)
-    if name not in found.names:
-        raise BadSetting(about=about, got=name, expected=sorted(found.names))
-    return found[name].load()
+    found = declared(group)
+    if len(found.get(name, ())) != 1:
+        raise BadSetting(about=about, got=name, expected=sorted(found))
+    return load(*found[name])

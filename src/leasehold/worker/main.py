@@ -19,8 +19,8 @@ from leasehold.core import frames
 from leasehold.core.frames import Done, Failed, Fault, LoadFailed, Reason
 from leasehold.core.units import KIB
 from leasehold.errors import BadMessage, LeaseholdError, WorkerFailed
+from leasehold.net.declared import declared, load
 from leasehold.worker import room, sandbox
-from leasehold.worker.declared import declared, load
 from leasehold.worker.engine import EXIT_STATUS_BUG, Engine
 from leasehold.worker.outbox import PACE_SECONDS, Outbox, Said, Telling
 

@@ -1,6 +1,6 @@
 """Entry points that installed distributions declare. Nothing is imported to find them.
 
-Not by `importlib.metadata`: to import that and to parse a hundred distributions took a third of the time
+Not by `importlib.metadata`: importing that and parsing a hundred distributions took a third of the time
 in which a worker starts. Source: entry points specification of packaging.python.org, read 2026-12.
 """
 
