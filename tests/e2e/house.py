@@ -29,6 +29,7 @@ from demo.stage import (
     leasehold,
     run,
 )
+from models.llama_folder import folder_of
 from onnx import helper, numpy_helper
 
 from leasehold.cli.access import Access, connect
@@ -40,6 +41,7 @@ from leasehold.custodian import records
 from leasehold.custodian.ledger.audit import Entry
 from leasehold.custodian.ledger.consumers import Consumer, Key
 from leasehold.custodian.settings import read_credentials
+from models import llama_ir
 
 ROOT: Final = Path(__file__).parents[2]
 TINY: Final = ROOT / "models" / "tiny"
@@ -112,6 +114,17 @@ class House:
         shutil.copy(TINY / "tiny.gguf", folder)
         self.operate("seal", folder, "--name", name, "--engine", "llama")
 
+    def seal_folder(self, name: str, engine: str) -> None:
+        """Seal the same weights in the form of another engine: a folder of three shards, or a graph."""
+        folder = self.source / name
+        if engine == "openvino":
+            llama_ir.write(TINY / "tiny.gguf", folder)
+        else:
+            folder.mkdir(parents=True)
+            for title, data in folder_of(TINY / "tiny.gguf", shards=3).items():
+                (folder / title).write_bytes(data)
+        self.operate("seal", folder, "--name", name, "--engine", engine)
+
     def seal_minilm(self, name: str) -> None:
         """Convert the sentence encoder and seal it under this name."""
         folder = self.source / name
@@ -136,7 +149,7 @@ class House:
         self, loan: str, model: str, engine: str, *options: object, cap: int, dead_man: int = 60
     ) -> None:
         """Sign a configuration and a manifest, and create the loan; the custodian must be serving."""
-        context = 1024 if engine == "llama" else 256
+        context = 256 if engine == "onnx" else 1024
         self.operate(
             *("custodian", "configure", "--loan", loan, "--engine", engine, "--threads", 1),
             *("--attester", "simulated", "--context-tokens", context, "--dead-man", dead_man),

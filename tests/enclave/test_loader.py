@@ -26,7 +26,7 @@ from leasehold.custodian.seal import Sealed, seal_folder
 from leasehold.enclave.lent import Lent
 from leasehold.enclave.loader import SealedLoader
 from leasehold.enclave.settings import Settings
-from leasehold.errors import BadSealedModel, ModelUnreachable, NoModelYet
+from leasehold.errors import BadSealedModel, ModelUnreachable, NoModelYet, WrongEngine
 from leasehold.net.authority import Validity, make_authority
 
 ROOT = SigningKey.load(b"r" * 32)
@@ -202,6 +202,18 @@ async def test_a_corrupt_segment_is_named_with_its_mirror_and_the_next_one_goes_
     assert (missing["source"], missing["code"]) == (str(stage.folder / "missing"), "file_trouble")
     assert "No such file" in str(missing["why"])
     await loader.wipe()
+
+
+async def test_s19_a_model_for_another_engine_than_the_configuration_names_is_refused(
+    stage: Stage,
+) -> None:
+    loader = stage.loader(stage.url("good"))
+    loader.settings = msgspec.structs.replace(loader.settings, engine="onnx")
+    with pytest.raises(WrongEngine) as refusal:
+        await loader.load(stage.lent)
+    assert (refusal.value.got, refusal.value.expected) == ("llama", "onnx")
+    assert stage.log.said == []  # no source was dropped, nothing was loaded
+    assert stage.host.settings == []
 
 
 async def test_where_no_source_is_left_the_last_reason_is_the_error(stage: Stage) -> None:
