@@ -64,6 +64,9 @@ def _tell_how_to_go_on(story: Story, stage: Stage) -> None:
     print(
         f"  .venv/bin/leasehold stop loan {CLINIC} --reason 'enough' --wait --custodian {story.office}"
     )
+    browser = f"--custodian {story.office} --out {story.folder / 'admin.p12'}"
+    print(f"Or in a browser, at {story.console}/ with the certificate that this writes:")
+    print(f"  .venv/bin/leasehold operator browser admin {browser}")
     print(f"End it with: kill {' '.join(str(actor.process.pid) for actor in running)}")
 
 

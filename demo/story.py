@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx2
+
 from demo.stage import (
     LEASEHOLD,
     SIMTEE,
@@ -25,6 +27,8 @@ from demo.stage import (
     run,
     wait_for,
 )
+from leasehold.custodian.settings import read_credentials
+from leasehold.net.tls import client_context
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "models" / "tiny"
@@ -385,6 +389,13 @@ class Story:
             f"instance {stopped['proved'][0][:16]}... proved that it stopped; 0 units can still be served",
             saw=stopped,
         )
+        where = f"{self.console}/stops/{self.stop}"
+        said = self._page(where)
+        tell.claim(
+            "that is proved" in said and stopped["proved"][0] in said,
+            f"the console says the same: {where}",
+            saw=said,
+        )
         event = next(actor for actor in self.stage.actors if actor.name == "clinic").event(
             "stopped"
         )
@@ -398,6 +409,18 @@ class Story:
             "the next query is refused: 403 loan_stopped",
             saw=refused.err,
         )
+
+    @property
+    def console(self) -> str:
+        """Where an operator's browser finds the custodian's pages."""
+        return f"https://127.0.0.1:{self.custodian_port}/console"
+
+    def _page(self, url: str) -> str:
+        """A page of the console as the operator `admin` gets it."""
+        mine = read_credentials(self.office, "admin")
+        trust = client_context(mine.ca, certificate=mine.certificate, key=mine.key)
+        with httpx2.Client(verify=trust, trust_env=False) as client:
+            return client.get(url).text
 
     # The dead man's switch -----------------------------------------------------------------------
 

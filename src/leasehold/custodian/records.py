@@ -274,7 +274,8 @@ class MemberView(_Record, frozen=True):
     """An instance that a stop concerns (O-8), and how many units it could still serve of what is stopped.
 
     `proved` is when its proof was stored, `dead_from` from when it is, or if silent would be, presumed
-    dead, `lapses` when its last lease ends. `connected` is whether it listens to this custodian now.
+    dead, `lapses` when its last lease ends. `units_in_doubt` is as in `Progress`. `connected` is whether
+    it listens to this custodian now.
     """
 
     id: str
@@ -288,6 +289,7 @@ class MemberView(_Record, frozen=True):
     dead_from: Instant | None
     units: Units
     lapses: Instant | None
+    units_in_doubt: Units
 
 
 class ProgressView(_Record, frozen=True):
@@ -389,4 +391,5 @@ def view_progress(
 def _view_member(one: Member, listening: Set[str]) -> MemberView:
     simulated = msgspec.json.decode(one.verdict, type=_VerdictPart).simulated
     known = (one.id, one.loan, one.machine, one.state, one.seen, one.id in listening, simulated)
-    return MemberView(*known, one.proved, one.dead_from, one.units, one.lapses)
+    left = (one.units, one.lapses, one.units_in_doubt)
+    return MemberView(*known, one.proved, one.dead_from, *left)

@@ -24,12 +24,17 @@ def scope_in_words(stop: Stop) -> str:
 
 
 def proof_in_words(one: MemberView, stop: Stop) -> str:
-    """That an instance has proved to have stopped, and how long after the order, or before it."""
-    if one.proved is None:  # stored by an older release
-        return "proved that it stopped"
+    """That an instance has proved to have stopped, and how long after the order."""
+    delay = proof_delay(one, stop)
+    return f"proved that it stopped, {delay}" if delay else "proved that it stopped"
+
+
+def proof_delay(one: MemberView, stop: Stop) -> str:
+    """How long after the order a proof was stored; empty for one of an older release."""
+    if one.proved is None:
+        return ""
     passed = (one.proved - stop.at) / SECOND
-    when = f"{passed:.3f} s after" if passed >= 0 else "before"
-    return f"proved that it stopped, {when} the order"
+    return "before the order" if passed < 0 else f"{passed:.3f} s after the order"
 
 
 def explain(progress: ProgressView) -> str:

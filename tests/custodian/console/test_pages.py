@@ -6,7 +6,9 @@ from leasehold.core.crypto import SigningKey
 from leasehold.core.encoding import from_json
 from leasehold.core.messages import Budget, LeaseAsk
 from leasehold.core.units import SECOND, Units
+from leasehold.custodian import proposals
 from leasehold.custodian.console.bars import WIDTH, Bar
+from leasehold.custodian.console.ledgers import ACTS, act_in_words
 from leasehold.custodian.leak import units_a_day
 from leasehold.custodian.ledger import audit, consumers
 from leasehold.custodian.ledger.cosignatures import Cosignature, keep
@@ -61,7 +63,7 @@ async def test_a_loans_numbers_are_the_apis(either: Office) -> None:
     (row,) = (row for row in page.rows if f"[{guest.id}]" in row)
     assert f"live {'2'}" in row
     assert f" 1 {view.budget.outstanding:,} 250 0 " in row
-    assert "A unit buys input_token=1, output_token=1" in page.text
+    assert "Prices in units input_token=1, output_token=1" in page.text
 
 
 def test_a_bar_is_whole_and_shows_what_is_not_nothing() -> None:
@@ -149,3 +151,17 @@ async def test_older_entries_are_a_page_away(office: Office) -> None:
         answer = await get(office, f"/console/audit?before={wrong}")
         assert answer.status_code == 400
         assert "invalid_request" in Page(answer.text).text
+
+
+def test_every_act_that_may_be_proposed_has_words() -> None:
+    assert set(ACTS) == set(proposals.GATED)
+    act, path = "POST /operator/stops/{id}/lift", {"id": "3"}
+    assert act_in_words(act, path) == ("lift stop 3", "POST /operator/stops/3/lift")
+
+
+async def test_a_loan_that_is_stopped_offers_no_stop(office: Office) -> None:
+    assert "Stop this loan…" in (await see(office, f"/console/loans/{LOAN}")).text
+    await office.custodian.stop(ADMIN, "loan", LOAN, "enough")
+    page = await see(office, f"/console/loans/{LOAN}")
+    assert "Stop this loan…" not in page.text
+    assert "stopped by 1" in page.text

@@ -25,6 +25,16 @@ from leasehold.custodian.tree_records import WitnessView
 from leasehold.errors import BadMessage, BadRequest, UnknownThing, WrongProposal
 
 ENTRIES_SHOWN: Final = 100
+ACTS: Final = {
+    "POST /operator/loans": "lend a model",
+    "POST /operator/loans/{name}/cap": "raise the cap of loan {name}",
+    "PUT /operator/loans/{name}/manifest": "replace the manifest of loan {name}",
+    "POST /operator/grants": "give a consumer a budget",
+    "POST /operator/grants/change": "add to a consumer's budget",
+    "POST /operator/refunds": "give back units of a lease",
+    "POST /operator/requests/{id}/approve": "approve request {id}",
+    "POST /operator/stops/{id}/lift": "lift stop {id}",
+}
 DETAIL_SHOWN: Final = (
     400  # characters of an entry that stand in the table; all of it is a click away
 )
@@ -55,6 +65,7 @@ async def request(line: Line, number: str) -> Page:
 class Wanted:
     """What a proposal would do: `fields` are what is sent, as JSON; `manifest` its text, where it has one."""
 
+    words: str
     act: str
     fields: dict[str, str]
     manifest: str
@@ -83,11 +94,12 @@ async def proposal(line: Line, number: str) -> Page:
     return Page("proposal.html", f"Proposal {one.id}", values)
 
 
-def act_in_words(act: str, path: dict[str, str]) -> str:
-    """An endpoint with its braces filled."""
+def act_in_words(act: str, path: dict[str, str]) -> tuple[str, str]:
+    """What an act would do, and its endpoint with the braces filled."""
+    words, endpoint = ACTS.get(act, "an act of another release"), act
     for name, value in path.items():
-        act = act.replace(f"{{{name}}}", value)
-    return act
+        words, endpoint = (text.replace(f"{{{name}}}", value) for text in (words, endpoint))
+    return words, endpoint
 
 
 def _wanted(order: Order) -> Wanted:
@@ -101,7 +113,7 @@ def _wanted(order: Order) -> Wanted:
             raise BadMessage(about="manifest", expected="text") from cause
     # As JSON in ASCII: a proposer's words cannot pass for anything else on the page.
     fields = {name: json.dumps(value) for name, value in body.items()}
-    return Wanted(act_in_words(order.act, order.path), fields, manifest)
+    return Wanted(*act_in_words(order.act, order.path), fields, manifest)
 
 
 # The audit log ---------------------------------------------------------------------------------------

@@ -78,6 +78,12 @@ class Lent:
     stops: tuple[Stop, ...]
     requests: int
 
+    @property
+    def can_be_stopped(self) -> bool:
+        """Whether a stop of the loan would change anything."""
+        full = any(one.phase == "full" and one.scope != "enclave" for one in self.stops)
+        return self.view.state == "active" and not full
+
 
 async def loans(line: Line) -> Page:
     """O-31: every loan."""

@@ -10,23 +10,24 @@ from typing import Final, Literal
 
 from leasehold.custodian.ledger.stops import Phase, Stop
 from leasehold.custodian.records import MemberView, ProgressView
-from leasehold.custodian.words import proof_in_words, scope_in_words, sentences
+from leasehold.custodian.words import proof_delay, scope_in_words, sentences
 
 Standing = Literal["proved", "told", "silent", "dead", "announced", "serving"]
 _PHASES: Final[dict[Phase, str]] = {"notice": "announced", "drain": "draining", "full": "in force"}
+# In the order in which they are shown: who is to be worried about comes first.
 LABELS: Final[dict[Standing, str]] = {
-    "proved": "Proved",
-    "told": "Told, no proof yet",
     "silent": "No channel, no proof",
+    "told": "Told, no proof yet",
     "dead": "Presumed dead",
-    "announced": "Serving until it begins",
+    "announced": "Serving until then",
     "serving": "Serving others",
+    "proved": "Proved",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One instance of a stop. `proof` is empty where it has not proved that it stopped."""
+    """One instance of a stop. `proof` says how long after the order it proved that it stopped."""
 
     member: MemberView
     standing: Standing
@@ -52,7 +53,12 @@ class Card:
 
 def card(view: ProgressView) -> Card:
     """How far a stop has come."""
-    rows = tuple(_row(one, view) for one in view.instances)
+    order = list(LABELS)
+    rows = tuple(
+        sorted(
+            (_row(one, view) for one in view.instances), key=lambda row: order.index(row.standing)
+        )
+    )
     what = scope_in_words(view.stop)
     return Card(view, what, state_of(view.stop, complete=view.complete), sentences(view), rows)
 
@@ -66,7 +72,7 @@ def state_of(stop: Stop, *, complete: bool = False) -> str:
 
 def _row(one: MemberView, view: ProgressView) -> Row:
     standing = _standing(one, view)
-    proof = proof_in_words(one, view.stop) if standing == "proved" else ""
+    proof = proof_delay(one, view.stop) if standing == "proved" else ""
     return Row(one, standing, LABELS[standing], proof)
 
 
