@@ -8,7 +8,7 @@ import pytest
 
 from leasehold.core.frames import Sampling
 from leasehold.errors import WorkerFailed
-from leasehold.worker.sampler import Sampler, logarithms
+from leasehold.worker.sampler import LIKELY, Sampler, likeliest
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -38,7 +38,18 @@ def test_shares_are_those_of_the_softmax_at_the_temperature() -> None:
     counts = np.bincount(drawn(Sampler(Sampling(temperature=2.0), 4), logits, 4000), minlength=3)
     shares = np.exp(logits / 2) / np.exp(logits / 2).sum()
     assert np.abs(counts / 4000 - shares).max() < 0.03
-    assert np.allclose(np.exp(logarithms(logits)).sum(), 1)
+    assert np.isclose(sum(np.exp(log) for _, log in likeliest(logits, 0, 4)[1:]), 1)
+
+
+@pytest.mark.parametrize("size", [LIKELY // 2, 4 * LIKELY, 20 * LIKELY])
+@pytest.mark.parametrize("sharp", [0.0, 0.01, 8.0])
+def test_a_nucleus_is_the_smallest_whatever_is_looked_at_first(size: int, sharp: float) -> None:
+    logits = (sharp * np.random.default_rng(2).standard_normal(size)).astype(np.float32)
+    shares = np.sort(np.exp(logits.astype(np.float64)))[::-1]
+    sums = np.cumsum(shares) / shares.sum()
+    least = logits[np.argsort(-logits)[: np.searchsorted(sums, 0.9) + 2]].min()
+    found = drawn(Sampler(Sampling(top_p=0.9), 5), logits, 50)
+    assert logits[found].min() >= least
 
 
 def test_one_seed_draws_one_row_of_tokens() -> None:

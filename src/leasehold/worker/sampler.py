@@ -6,6 +6,7 @@ float32[vocabulary].
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -16,9 +17,9 @@ from leasehold.core.frames import Sampling
 from leasehold.errors import WorkerFailed
 from leasehold.worker.step import Floats
 
-LIKELY: Final = (
-    1024  # tokens that are looked at first for `top_p`; all of them where these are too few
-)
+LIKELY: Final = 1024  # tokens that are looked at first for `top_p`
+BLOCK: Final = 512  # of shares that are summed before one is found among them
+LIKELY_GROWTH: Final = 8  # so many times more where these are too few
 
 Mask = npt.NDArray[np.bool_]
 Rows = tuple[tuple[int, float], ...]
@@ -92,13 +93,15 @@ class Sampler:
         if 0 < sampling.top_k < len(scores):
             ids = np.argpartition(scores, -sampling.top_k)[-sampling.top_k :]
             scores = scores[ids]
-        shares = softmax(scores / np.float32(sampling.temperature))
+        shares = scores - scores[best] if ids is None else scores - scores.max()
+        shares /= np.float32(
+            sampling.temperature
+        )  # in place: a vocabulary's pages cost more than sums
+        np.exp(shares, out=shares)
         if sampling.top_p < 1:
             kept = _nucleus(shares, sampling.top_p)
             ids, shares = kept if ids is None else ids[kept], shares[kept]
-        sums = np.cumsum(shares, dtype=np.float64)
-        at = int(np.searchsorted(sums, self._random.random() * sums[-1], side="right"))
-        at = min(at, len(sums) - 1)
+        at = _point(shares, self._random.random())
         return at if ids is None else int(ids[at])
 
 
@@ -106,34 +109,41 @@ def likeliest(logits: Floats, token: int, count: int) -> Rows:
     """A token and its logarithm, and the likeliest ones with theirs: `count` together."""
     if not count:
         return ()
-    found = logarithms(logits)
-    top = np.argpartition(found, -count)[-count:] if count < len(found) else np.arange(len(found))
-    top = top[np.argsort(-found[top], kind="stable")][: count - 1]
-    return tuple((int(at), float(found[at])) for at in (token, *top))
+    some = min(count, len(logits))
+    top = np.argpartition(logits, -some)[-some:]
+    top = top[np.argsort(-logits[top], kind="stable")][: count - 1]
+    whole = logarithm_of_sum(logits)
+    return tuple((int(at), float(logits[at]) - whole) for at in (token, *top))
 
 
-def softmax(scores: Floats) -> Floats:
-    """Shares that sum to one."""
-    shares = np.exp(scores - scores.max())
-    found: Floats = shares / shares.sum()
-    return found
+def _point(shares: Floats, where: float) -> int:
+    """Whose share lies at `where`, 0 to 1, of all of them one after the other; never one of 0."""
+    starts = np.arange(0, len(shares), BLOCK)
+    sums = np.cumsum(np.add.reduceat(shares, starts, dtype=np.float64))
+    wanted = where * sums[-1]
+    block = min(int(np.searchsorted(sums, wanted, side="right")), len(sums) - 1)
+    start, before = block * BLOCK, sums[block - 1] if block else 0.0
+    inside = before + np.cumsum(shares[start : start + BLOCK], dtype=np.float64)
+    at = min(start + int(np.searchsorted(inside, wanted, side="right")), len(shares) - 1)
+    return at if shares[at] > 0 else int(shares.argmax())  # sums are rounded
 
 
-def logarithms(logits: Floats) -> Floats:
-    """Natural logarithms of the probabilities."""
-    above = logits - logits.max()
-    found: Floats = above - np.log(np.exp(above).sum(dtype=np.float64)).astype(np.float32)
-    return found
+def logarithm_of_sum(logits: Floats) -> float:
+    """What a token's logit has above the natural logarithm of its probability."""
+    most = logits.max()
+    return float(most) + math.log(np.exp(logits - most).sum())
 
 
 def _nucleus(shares: Floats, most: float) -> npt.NDArray[Any]:
-    """The likeliest tokens, as few as have this share together."""
-    if len(shares) > LIKELY:
-        ids = np.argpartition(shares, -LIKELY)[-LIKELY:]
-        if shares[ids].sum() < most:
-            ids = np.arange(len(shares))
-    else:
-        ids = np.arange(len(shares))
+    """The likeliest tokens, as few as have `most` of all shares together."""
+    most *= float(shares.sum(dtype=np.float64))
+    ids, count = np.arange(len(shares)), LIKELY
+    while count < len(shares):
+        some = np.argpartition(shares, -count)[-count:]
+        if shares[some].sum() >= most:
+            ids = some
+            break
+        count *= LIKELY_GROWTH
     order = ids[np.argsort(-shares[ids], kind="stable")]
     sums = np.cumsum(shares[order], dtype=np.float64)
     return order[: int(np.searchsorted(sums, most)) + 1]
