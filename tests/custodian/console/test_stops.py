@@ -79,18 +79,18 @@ async def test_one_proved_one_told_one_silent_one_presumed_dead(either: Office) 
         assert sentence in explain(view)
         assert sentence in page.text
     assert f"Proved {utc(at)} 9 s ago 4.000 s after the order" in (row_of(page, proved))
-    for guest, label in ((told, "Told, no proof yet"), (silent, "No channel, no proof")):
+    for guest, label in ((told, "Told, no proof yet"), (silent, "Not connected, no proof")):
         said = f"{label} if it stays silent, presumed dead from {utc(view.dead_from[guest.id])}"
         assert said in row_of(page, guest)
         assert f"{guest.id} (if silent, dead from {utc(view.dead_from[guest.id])})" in explain(view)
-    assert "listens to this custodian" in row_of(page, told)
-    assert "no channel to this custodian" in row_of(page, silent)
+    assert "UTC connected here" in row_of(page, told)
+    assert "UTC not connected here" in row_of(page, silent)
     said = f"Presumed dead since {utc(view.dead_from[dead.id])}"
     assert said in row_of(page, dead)
     for one in view.instances:
         guest = next(g for g in (proved, told, silent, dead) if g.id == one.id)
-        assert f"custodian {one.units:,}" in row_of(page, guest)
-    assert "custodian 0 90 in doubt" in row_of(page, dead)
+        assert f"here {one.units:,}" in row_of(page, guest)
+    assert "here 0 90 in doubt" in row_of(page, dead)
     assert view.units_in_doubt == sum(one.units_in_doubt for one in view.instances) == 90
     assert "new weights tonight" in page.text
     office.custodian.unsubscribe(pushes)

@@ -16,7 +16,7 @@ Standing = Literal["proved", "told", "silent", "dead", "announced", "serving"]
 _PHASES: Final[dict[Phase, str]] = {"notice": "announced", "drain": "draining", "full": "in force"}
 # In the order in which they are shown: who is to be worried about comes first.
 LABELS: Final[dict[Standing, str]] = {
-    "silent": "No channel, no proof",
+    "silent": "Not connected, no proof",
     "told": "Told, no proof yet",
     "dead": "Presumed dead",
     "announced": "Serving until then",
