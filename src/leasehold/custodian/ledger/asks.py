@@ -110,14 +110,14 @@ class _Grant(msgspec.Struct, frozen=True):
     units: Units
 
 
-class _Turn:
+class _Turn(msgspec.Struct):
     """One ask of a sitting. `stopped` is when a stop ends service, if any (L-14)."""
 
-    __slots__ = ("ask", "asker", "now", "sitting", "stopped")
-
-    def __init__(self, sitting: Sitting, asker: Asker, ask: LeaseAsk, now: Instant) -> None:
-        self.sitting, self.asker, self.ask, self.now = sitting, asker, ask, now
-        self.stopped: Instant | None = None
+    sitting: Sitting
+    asker: Asker
+    ask: LeaseAsk
+    now: Instant
+    stopped: Instant | None = None
 
     def answer(self) -> Answer:
         asker, ask, sitting = self.asker, self.ask, self.sitting

@@ -6,7 +6,7 @@ on disk with the batch's transaction, or nothing of it is. Refuses to know: what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -32,7 +32,8 @@ WITH q (instance) AS (VALUES (?)),
                AND loan IN (SELECT loan FROM instances WHERE id IN (SELECT instance FROM q))
          GROUP BY loan)
 SELECT DISTINCT i.id, i.state, i.epoch, i.evidence_expires, i.refusal, l.name, l.state, l.policy,
-       l.account, (SELECT value FROM meta WHERE name = 'epoch'), COALESCE(n.live, 0), i.floor
+       l.account, (SELECT value FROM meta WHERE name = 'epoch'), COALESCE(n.live, 0), i.floor,
+       (SELECT MAX(sequence) FROM answers WHERE instance = i.id AND kind = 'lease')
 FROM q JOIN instances i ON i.id = q.instance JOIN loans l ON l.name = i.loan
 LEFT JOIN lent n ON n.loan = i.loan
 """
@@ -202,6 +203,7 @@ class Sitting:
         rows = tx.execute(*many(_ASKERS, names)) if names else []
         self.askers = {row[0]: Asker(*row[:11]) for row in rows}
         self.floors: dict[str, int] = {row[0]: row[11] for row in rows}
+        newest: dict[str, int | None] = {row[0]: row[12] for row in rows}
         known = [one for one in asked if one[0] in self.askers]
         self.holders: dict[Pair, Holder] = {}
         self.paths: dict[Pair, Path] = {}
@@ -212,9 +214,11 @@ class Sitting:
         self._changed: dict[int, Held] = {}
         self._remembered: list[answers.Answer] = []
         if known:
-            self._read(known)
+            self._read(known, newest)
 
-    def _read(self, known: Sequence[tuple[str, bytes, int]]) -> None:
+    def _read(
+        self, known: Sequence[tuple[str, bytes, int]], newest: Mapping[str, int | None]
+    ) -> None:
         execute, loan_of = self.tx.execute, {one.id: one.loan for one in self.askers.values()}
         pairs = {(instance, loan_of[instance], key_hash) for instance, key_hash, _ in known}
         paths: dict[Pair, tuple[int, ...]] = {}
@@ -226,8 +230,8 @@ class Sitting:
                 paths[pair] = nodes if row[6] is not None else nodes[:2]
             if row[7] is not None:
                 self.leases[pair] = Held(*row[7:])
-        asked = [(instance, sequence) for instance, _, sequence in known]
-        for instance, sequence, request, answer in execute(*many(_GIVEN, asked)):
+        again = [(one[0], one[2]) for one in known if one[2] <= (newest[one[0]] or 0)]
+        for instance, sequence, request, answer in execute(*many(_GIVEN, again)) if again else ():
             self.given[instance, sequence] = (request, answer)
         subjects = {("all", "")}
         subjects |= {("loan", loan) for loan in loan_of.values()}

@@ -79,6 +79,7 @@ def connect(
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA temp_store = MEMORY")  # no piece of the ledger in other files
         connection.execute(f"PRAGMA query_only = {int(read_only)}")
     except sqlite3.Error as cause:
         raise store_failed(cause) from cause

@@ -16,6 +16,8 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from leasehold.custodian.store.port import Tx
 from leasehold.errors import StoreFailed
 
@@ -24,13 +26,11 @@ T = TypeVar("T")
 GROUP_MAX: Final = 256  # acts in one commit; more gains nothing and makes the first one wait
 
 
-class Outcome:
+class Outcome(msgspec.Struct):
     """How an act ended: a value or an error, kept for its caller until the commit is on disk."""
 
-    __slots__ = ("error", "value")
-
-    def __init__(self, error: Exception | None = None, value: Any = None) -> None:
-        self.error, self.value = error, value
+    error: Exception | None = None
+    value: Any = None
 
     def __enter__(self) -> Outcome:
         return self
@@ -49,14 +49,12 @@ class Outcome:
         return False
 
 
-class Job:
+class Job(msgspec.Struct):
     """An act with the future that its caller waits on."""
 
-    __slots__ = ("act", "future", "loop")
-
-    def __init__(self, act: Callable[[Tx], Any], loop: asyncio.AbstractEventLoop) -> None:
-        self.act, self.loop = act, loop
-        self.future: asyncio.Future[Any] = loop.create_future()
+    act: Callable[[Tx], Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
 
 
 Commit = Callable[[list[Job]], list[Outcome]]
@@ -123,7 +121,8 @@ class GroupWriter:
 
     async def write(self, act: Callable[[Tx], T]) -> T:
         """Hand in an act and wait for its commit. A caller that is cancelled does not undo its act."""
-        job = Job(act, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        job = Job(act, loop, loop.create_future())
         with self._lock:
             if self._closed:
                 raise StoreFailed(about="store", got="closed")

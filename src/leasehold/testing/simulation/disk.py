@@ -99,7 +99,7 @@ class Seat:
         if disk.full:
             raise StoreFailed(about="simulated disk", got="full")
         loop = asyncio.get_running_loop()
-        job = Job(act, loop)
+        job = Job(act, loop, loop.create_future())
         self._jobs.append(job)
         if len(self._jobs) == 1:
             loop.call_later(disk.luck.uniform(0, disk.seconds), self._commit, self._jobs)
