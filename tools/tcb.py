@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "TCB.txt"
 OWN_LINES_MAX = (
-    5700  # docs/adr/0009-trusted-base-number.md: the aim of 3,000 is missed, and by how much
+    5760  # docs/adr/0009-trusted-base-number.md: the aim of 3,000 is missed, and by how much
 )
 DISTRIBUTIONS_MAX = 10
 SOURCE = ROOT / "src"

@@ -604,7 +604,14 @@ class NoMemoryFiles(Unavailable):
     """The kernel has no memory files, and a model's plaintext goes nowhere else."""
 
     code = "no_memory_files"
-    do = "Run the enclave in a TDX or SEV-SNP guest: Gramine has no memfd_create."
+    do = "Run the enclave in a TDX or SEV-SNP guest, or sign unsafe_engine_in_process: Gramine needs that."
+
+
+class EngineNeedsProcess(Refused):
+    """The engine must not run in the governor's own process, and the configuration wants that."""
+
+    code = "engine_needs_process"
+    do = "Configure another engine, such as onnx, or run the enclave in a TDX or SEV-SNP guest."
 
 
 class ModelTooLarge(Unavailable):

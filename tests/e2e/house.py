@@ -146,14 +146,24 @@ class House:
         return actor
 
     def lend(
-        self, loan: str, model: str, engine: str, *options: object, cap: int, dead_man: int = 60
+        self,
+        loan: str,
+        model: str,
+        engine: str,
+        *options: object,
+        cap: int,
+        dead_man: int = 60,
+        configured: tuple[object, ...] = (),
     ) -> None:
-        """Sign a configuration and a manifest, and create the loan; the custodian must be serving."""
+        """Sign a configuration and a manifest, and create the loan; the custodian must be serving.
+
+        `options` are the loan's, `configured` more of the configuration's.
+        """
         context = 256 if engine == "onnx" else 1024
         self.operate(
             *("custodian", "configure", "--loan", loan, "--engine", engine, "--threads", 1),
             *("--attester", "simulated", "--context-tokens", context, "--dead-man", dead_man),
-            *("--out", self.configuration(loan)),
+            *("--out", self.configuration(loan), *configured),
         )
         self.operate(
             *("manifest", "new", "--name", loan, "--configuration", self.configuration(loan)),

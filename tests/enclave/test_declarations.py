@@ -49,6 +49,7 @@ async def test_a_worker_that_declares_others_at_its_next_start_is_refused(
         slots=1,
         threads=1,
         engine="onnx",
+        unsafe_engine_in_process=False,
         custodian_root=b"",
         terms=SimpleNamespace(model=SimpleNamespace(digest="")),
         model_key=b"",

@@ -121,6 +121,7 @@ class Stage:
     server: Any
     ca: str
     host: Host = field(default_factory=Host)
+    in_process: bool = False
     log: Events = field(default_factory=Events)
 
     def url(self, name: str) -> str:
@@ -133,7 +134,8 @@ class Stage:
             dict.fromkeys(Settings.__struct_fields__, 1)
             | dict.fromkeys(("loan", "attester", "custodian_name", "devices", "log_origin"), "")
             | {"custodian_root": ROOT.public, "custodian_ca": self.ca, "engine": "llama"}
-            | {"file": b"", "log_key": b"", "context_tokens": 64},
+            | {"file": b"", "log_key": b"", "context_tokens": 64}
+            | {"unsafe_engine_in_process": self.in_process},
             Settings,
         )
         host: Any = self.host

@@ -27,6 +27,7 @@ from leasehold.core.frames import (
     Token,
 )
 from leasehold.enclave import memory
+from leasehold.enclave.child import Child
 from leasehold.enclave.host import WorkerHost
 from leasehold.errors import (
     BadModel,
@@ -543,12 +544,12 @@ async def test_the_worker_goes_when_the_governor_does(
 ) -> None:
     host = make_host(*FAKE)
     await host.load("fake", [in_memory("any", b"x")])
-    process = host._process
-    assert process is not None
+    worker = host._worker
+    assert isinstance(worker, Child)
     assert host._transport is not None
     host._wire = None  # as if nobody were left to kill it
     host._transport.abort()
-    assert await within(10, process.wait()) == 0
+    assert await within(10, worker._process.wait()) == 0
 
 
 async def test_memory_files_are_sealed_and_shredded(in_memory: InMemory) -> None:

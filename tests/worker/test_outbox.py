@@ -20,7 +20,8 @@ class Ends:
 
     def __init__(self) -> None:
         self.ours, theirs = socket.socketpair()
-        self.outbox = Outbox(theirs)
+        self.lost: list[str] = []
+        self.outbox = Outbox(theirs, lambda: self.lost.append("lost"))
         self._deframer = frames.Deframer(frames.TO_GOVERNOR)
         self._theirs = theirs
 
@@ -39,10 +40,12 @@ class Ends:
 
 @pytest.fixture
 def ends() -> Iterator[Ends]:
-    """Closed at the governor's end only after the test: the outbox would end the process."""
+    """Both ends, and the outbox's thread, go away with the test."""
     made = Ends()
     yield made
-    made.ours.detach()
+    made.outbox.close()
+    made.ours.close()
+    made._theirs.close()
 
 
 def test_a_lone_frame_leaves_at_once(ends: Ends) -> None:
@@ -98,3 +101,9 @@ def test_a_generation_tells_in_frames_of_16_at_most(ends: Ends, whole: bool) -> 
         *((16, ""), (16, "")),
         *((3, "all of it"), (1, "more")),
     ]
+
+
+def test_where_the_governor_went_away_somebody_is_told(ends: Ends) -> None:
+    ends.ours.close()
+    ends.outbox.put(DONE)
+    assert ends.lost == ["lost"]

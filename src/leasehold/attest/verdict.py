@@ -54,6 +54,7 @@ class FindingCode(StrEnum):
     PLATFORM_DEFENCE_OFF = "platform_defence_off"
     MIGRATABLE = "migratable"
     SIGNER_EXPIRED = "signer_expired"
+    UNSAFE_SETTING = "unsafe_setting"
     DEBUG = "debug"
     REVOCATION_UNKNOWN = "revocation_unknown"
     LOW_PRIVILEGE = "low_privilege"

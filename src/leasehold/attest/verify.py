@@ -5,7 +5,9 @@ Steps V-1 to V-18 of docs/spec/evidence.md, in that order; the platform modules 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
@@ -18,7 +20,7 @@ from leasehold.attest.nvidia.devices import appraise_devices
 from leasehold.attest.platform import Platform
 from leasehold.attest.reference import Machine, Simulated
 from leasehold.attest.tpm import hcl, tpm
-from leasehold.attest.verdict import Appraisal, Verdict, weakest
+from leasehold.attest.verdict import Appraisal, Finding, FindingCode, Verdict, weakest
 from leasehold.core.binding import Binding, check_binding
 from leasehold.core.crypto import sha256
 from leasehold.core.evidence import EVIDENCE_BYTES_MAX, Evidence, devices_digest
@@ -31,6 +33,7 @@ from leasehold.errors import (
     WrongCustodian,
 )
 
+UNSAFE: Final = "unsafe_"
 PLATFORMS: Final[Mapping[str, Platform]] = MappingProxyType(
     {
         row.name: row
@@ -83,9 +86,17 @@ def verify(
         devices=devices.devices,
         report_data=found.report_data,
         valid_until=min(found.ends, devices.ends, manifest.expires),
-        findings=(*found.findings, *devices.findings),
+        findings=(*found.findings, *devices.findings, *_unsafe(binding.configuration)),
         policy=manifest.digest().hex(),
     )
+
+
+def _unsafe(configuration: bytes) -> Iterator[Finding]:
+    """V-18: what a listed configuration switches on that has this word in its name."""
+    with suppress(tomllib.TOMLDecodeError, UnicodeDecodeError):  # then no enclave takes it
+        for name, value in tomllib.loads(configuration.decode()).items():
+            if name.startswith(UNSAFE) and value:
+                yield Finding(FindingCode.UNSAFE_SETTING, f"the configuration says {name}")
 
 
 def observe(

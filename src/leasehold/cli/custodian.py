@@ -139,6 +139,11 @@ def serve(folder: Path) -> None:
     help="Requests of one consumer at once.",
 )
 @click.option("--body-bytes-max", type=click.IntRange(KIB), default=MIB, show_default=True)
+@click.option(
+    "--unsafe-engine-in-process",
+    is_flag=True,
+    help="No sandbox: the engine runs beside keys and meter. Gramine needs it.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Default: standard output.")
 def configure(
     *,
@@ -150,6 +155,7 @@ def configure(
     attester: str,
     devices: str,
     dead_man: int,
+    unsafe_engine_in_process: bool,
     **numbers: int,
 ) -> None:
     """Write and sign an enclave's configuration; its SHA-256 belongs into the manifest."""
@@ -169,6 +175,8 @@ def configure(
         "log_key": keys.audit.public.hex(),
         **numbers,
     }
+    if unsafe_engine_in_process:  # else the file is what older enclaves read
+        table["unsafe_engine_in_process"] = True
     signed = sign_text(keys.root, CONFIGURATION_KIND, write_toml(table))
     parse_settings(signed)  # what no enclave would read must not leave
     write_bytes(out, signed)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import os
+import socket
 import subprocess
 import sys
+import warnings
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 import click
 
 from leasehold.cli import output
-from leasehold.enclave.host import ENVIRONMENT
+from leasehold.enclave.child import ENVIRONMENT, Worker
 from leasehold.enclave.process import Hints, has_swap, run_instance
 from leasehold.errors import BadSetting, WorkerFailed
 
@@ -70,18 +75,42 @@ def run(
     host, port = _address(custodian, "--custodian")
     listen_host, listen_port = _address(listen, "--listen")
     hints = Hints(configuration, host, port, listen_host, listen_port, platform, mirrors)
-    asyncio.run(run_instance(hints))
+    asyncio.run(run_instance(hints, _start_here))
+
+
+async def _start_here(theirs: socket.socket, engine: str) -> Worker:
+    """W-29: an engine in this process, under what a process of its own would have been given."""
+    from leasehold.worker import inproc
+
+    os.environ.update(ENVIRONMENT)
+    _hush()
+    return await inproc.start(theirs, engine)
+
+
+@cache
+def _hush() -> None:
+    """Engines log prompts, and logs belong to the host: only our own words leave from here on."""
+    kept, nowhere = os.dup(sys.stderr.fileno()), os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+    sys.stderr = os.fdopen(kept, "w", buffering=1)
+    logging.disable()
+    warnings.simplefilter("ignore")
 
 
 @command.command("check")
 @click.option("--engine", default="", help="Import this engine too, as its worker would.")
+@click.option(
+    "--in-process", is_flag=True, help="As under unsafe_engine_in_process: there is no sandbox."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(engine: str, as_json: bool) -> None:
+def check(engine: str, in_process: bool, as_json: bool) -> None:
     """Say which layers of the engine's sandbox this machine gives, each tried. Needs no custodian.
 
     Exit status 3 where a layer is absent, the engine cannot be had, or this machine swaps.
     """
-    words = [*CHECK, *([engine] if engine else [])]
+    words = [*CHECK, *(["--in-process"] if in_process else []), *([engine] if engine else [])]
     limit = CHECK_SECONDS_MAX
     try:
         ran = subprocess.run(  # noqa: S603  (our own interpreter and module)

@@ -182,11 +182,15 @@ class FileInfo(Record, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class MemoryFile:
-    """A model's file in memory: `fd` is open for as long as its owner keeps it. Never on the wire."""
+    """A model's file in memory: `fd` is open for as long as its owner keeps it. Never on the wire.
+
+    In this process (W-29) it is a `buffer` of `size` bytes and no descriptor.
+    """
 
     name: str
     size: int
     fd: int
+    buffer: memoryview | None = None
 
 
 # Governor to worker (W-2) ------------------------------------------------------------------------

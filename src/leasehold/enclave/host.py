@@ -1,4 +1,4 @@
-"""Runs the worker: a child process that holds the engine and is believed in nothing.
+"""Runs the worker, which holds the engine and is believed in nothing.
 
 Spec: docs/spec/worker.md, W-5 to W-10. Refuses to know budgets, keys and what a prompt means.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from typing import Final, Protocol, TypeVar, cast
 
 import msgspec
@@ -19,6 +19,7 @@ from leasehold.core import frames
 from leasehold.core.frames import DEFAULT_SAMPLING, DEFAULT_SETTINGS, Sampling, Settings, Token
 from leasehold.core.tensors import Tensor
 from leasehold.core.units import MIB
+from leasehold.enclave.child import Start, Worker, start_process
 from leasehold.enclave.claims import FLOAT_BYTES, Claims, floor
 from leasehold.errors import BadMessage, BadRequest, NoModelYet, TooBusy, WorkerFailed, codes
 
@@ -30,10 +31,6 @@ SILENCE_SECONDS_MAX: Final = 600.0  # the longest wait for a slot and a prefill
 LOOKS: Final = 8  # in that time
 CANCEL_SECONDS_MAX: Final = 60.0  # one batch of prefill on a slow machine
 COMMAND: Final = (sys.executable, "-I", "-B", "-m", "leasehold.worker")
-# Nothing of the governor's environment. These switch off what engines report home by default, and
-# threads that libraries start before the sandbox stands.
-_QUIET: Final = ("ORT_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_OFFLINE", "OPENBLAS_NUM_THREADS")
-ENVIRONMENT: Final = dict.fromkeys(_QUIET, "1") | {"LANG": "C.UTF-8"}
 _One = TypeVar("_One", frames.Counted, frames.Embedded, frames.Inferred)
 Piece = frames.Counted | Token | frames.Done
 _OF_LOADING: Final = (frames.Loaded, frames.LoadFailed)
@@ -119,20 +116,24 @@ class _Wire(asyncio.Protocol):
 
 
 class WorkerHost:
-    """An InferenceHost whose engine runs in a child process."""
+    """An InferenceHost whose engine is at the other end of a socket pair."""
 
     def __init__(
         self,
         *,
         on_exit: Callable[[WorkerFailed], None] = lambda _: None,
         command: Sequence[str] = COMMAND,
+        start: Start | None = None,
         silence_seconds: float = SILENCE_SECONDS_MAX,
         cancel_seconds: float = CANCEL_SECONDS_MAX,
     ) -> None:
-        """`on_exit` is called once for each worker that ended without `kill` or `load`."""
-        self._on_exit, self._command = on_exit, command
+        """`on_exit` is called once for each worker that ended without `kill` or `load`.
+
+        A worker is a process of this `command`, or what `start` starts (W-29).
+        """
+        self._on_exit, self._start = on_exit, start or partial(start_process, command)
         self._silence_seconds, self._cancel_seconds = silence_seconds, cancel_seconds
-        self._process: asyncio.subprocess.Process | None = None
+        self._worker: Worker | None = None
         self._prepared: tuple[str, socket.socket] | None = None
         self._wire: _Wire | None = None
         self._transport: asyncio.WriteTransport | None = None
@@ -152,7 +153,7 @@ class WorkerHost:
     @property
     def process_id(self) -> int | None:
         """The worker's process id, while there is one."""
-        return self._process.pid if self._process else None
+        return self._worker.process_id if self._worker else None
 
     @property
     def open_requests(self) -> int:
@@ -160,38 +161,30 @@ class WorkerHost:
         return len(self._open)
 
     async def prepare(self, engine: str) -> None:
-        """W-5: a fresh child, which imports the engine while its model is on the way. Raises WorkerFailed."""
+        """W-5: a fresh worker, which imports the engine while its model is on the way.
+
+        Raises what `start` raises.
+        """
         if self._prepared is not None and self._prepared[0] == engine:
             return
         await self.kill()
         ours, theirs = socket.socketpair()
         self._prepared = engine, ours
         try:
-            with theirs:
-                self._process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    *("--fd", str(theirs.fileno()), "--engine", engine),
-                    pass_fds=(theirs.fileno(),),
-                    env=ENVIRONMENT,
-                    cwd="/",
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,  # engines log prompts, and logs belong to the host
-                    process_group=0,
-                )
-        except OSError as cause:
-            await self.kill()
-            raise WorkerFailed(about="start", got=cause) from cause
+            self._worker = await self._start(theirs, engine)
+        finally:
+            if self._worker is None:
+                await self.kill()
 
     async def load(
         self, engine: str, files: Sequence[frames.MemoryFile], settings: Settings = DEFAULT_SETTINGS
     ) -> frames.Loaded:
-        """W-5: a fresh child gets the files by SCM_RIGHTS. Raises BadModel, WorkerFailed."""
+        """W-5: a fresh worker gets the files. Raises BadModel, WorkerFailed."""
         order = frames.Load(tuple(frames.FileInfo(f.name, f.size) for f in files), settings)
         data = _checked(order)
         await self.prepare(engine)
         try:
-            await self._order(data, [file.fd for file in files])
+            await self._order(data, files)
             answer = await self._ready()
             if isinstance(answer, frames.LoadFailed):
                 size = sum(file.size for file in files)
@@ -245,17 +238,17 @@ class WorkerHost:
         return answer
 
     async def kill(self) -> None:
-        """W-9: SIGKILL and reap. Open requests fail with WorkerFailed."""
+        """W-9: end the worker. Open requests fail with WorkerFailed."""
         self._detach(WorkerFailed(about="worker", got="killed"))
-        if (process := self._process) is not None:
-            await process.wait()
-            self._process = None
+        if (worker := self._worker) is not None:
+            await worker.wait()
+            self._worker = None
 
-    async def _order(self, order: bytes, descriptors: Sequence[int]) -> None:
-        if self._prepared is None:  # killed meanwhile
+    async def _order(self, order: bytes, files: Sequence[frames.MemoryFile]) -> None:
+        if self._prepared is None or self._worker is None:  # killed meanwhile
             raise WorkerFailed(about="worker", got="killed")
         ours = self._prepared[1]
-        socket.send_fds(ours, [order], descriptors)
+        self._worker.order(ours, order, files)
         self._prepared = None
         self._wire = wire = _Wire(self._take, self._end)
         loop = asyncio.get_running_loop()
@@ -368,9 +361,8 @@ class WorkerHost:
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
-        if self._process is not None and self._process.returncode is None:
-            with suppress(ProcessLookupError):  # it ended by itself and is being reaped
-                self._process.kill()
+        if self._worker is not None:
+            self._worker.kill()
         for claims in self._open.values():
             claims.fail(failure)
         self._open.clear()

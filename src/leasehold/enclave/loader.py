@@ -5,6 +5,7 @@ The governor keeps the descriptors, so wiping never depends on the worker's good
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -37,16 +38,17 @@ class _Writer:
 
 @dataclass(slots=True)
 class MemorySink:
-    """A `weights.Sink` of memory files, which the worker gets read-only once they are whole."""
+    """A `weights.Sink` of memory that `make` gives; the worker gets files read-only once they are whole."""
 
     files: list[MemoryFile] = field(default_factory=list)
     shredded: bool = False
+    make: Callable[[str, int], MemoryFile] = memory.create
 
     def file(self, name: str, size: int) -> FileWriter:
         """Make room for one file. Raises NoModelYet after `shred`."""
         if self.shredded:
             raise NoModelYet(about="memory", got="shredded")
-        made = memory.create(name, size)
+        made = self.make(name, size)
         self.files.append(made)
         return _Writer(made)
 
@@ -79,7 +81,8 @@ class SealedLoader:
         """See `boot.ModelLoader`."""
         await self.host.prepare(self.settings.engine)
         self._sink.shred()
-        self._sink, self._told = (sink := MemorySink()), 0
+        make = memory.allocate if self.settings.unsafe_engine_in_process else memory.create
+        self._sink, self._told = (sink := MemorySink(make=make)), 0
         sources = self._sources(lent.terms.model.digest)
         try:
             model = await load_sealed(

@@ -1,12 +1,13 @@
-"""Memory files: where the plaintext of a model is, once, and how it goes away.
+"""Memory files and buffers: where the plaintext of a model is, once, and how it goes away.
 
-Spec: docs/spec/worker.md, W-10. Refuses to know what the bytes are; nothing here has a path.
+Spec: docs/spec/worker.md, W-10, W-29. Refuses to know what the bytes are; nothing here has a path.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 from typing import Final
 
@@ -14,6 +15,7 @@ from leasehold.core.frames import MemoryFile
 from leasehold.errors import NoMemoryFiles
 
 _MFD_NOEXEC_SEAL: Final = 0x8  # since Linux 6.3; not in Python's os module
+_ZEROS: Final = bytes(1 << 20)
 _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW
 
 
@@ -33,12 +35,21 @@ def create(name: str, size: int) -> MemoryFile:
     return MemoryFile(name, size, fd)
 
 
+def allocate(name: str, size: int) -> MemoryFile:
+    """The like in this process's own memory, which needs no kernel that knows memory files (W-29)."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    return MemoryFile(name, size, -1, memoryview(mmap.mmap(-1, max(1, size), flags=flags))[:size])
+
+
 def write(file: MemoryFile, data: bytes | bytearray | memoryview, offset: int) -> None:
     """Put the bytes there; threads may write different places. Raises OSError, ValueError."""
     if not 0 <= offset <= file.size - len(data):
         raise ValueError("outside of the file")
     with memoryview(data) as whole:
         view = whole.cast("B")
+        if file.buffer is not None:
+            file.buffer[offset : offset + len(view)] = view
+            return
         while view:
             written = os.pwrite(file.fd, view, offset)
             view, offset = view[written:], offset + written
@@ -46,21 +57,29 @@ def write(file: MemoryFile, data: bytes | bytearray | memoryview, offset: int) -
 
 def seal(file: MemoryFile) -> None:
     """Nobody writes it any more, the governor included: an engine that was taken over by one
-    request cannot change the weights for the next, even past a restart. Raises OSError.
+    request cannot change the weights for the next, even past a restart. A buffer cannot be sealed.
+    Raises OSError.
     """
-    fcntl.fcntl(file.fd, fcntl.F_ADD_SEALS, _SEALS)
+    if file.buffer is None:
+        fcntl.fcntl(file.fd, fcntl.F_ADD_SEALS, _SEALS)
 
 
 def empty(file: MemoryFile) -> None:
     """Give the pages back. Where a worker still maps them, it dies at the next touch.
 
     By truncation, not by punching a hole, which a write seal forbids. The kernel clears a page
-    before anyone else gets it. Raises OSError for a file that was closed.
+    before anyone else gets it. A buffer becomes zeros. Raises OSError for a file that was closed.
     """
-    os.truncate(file.fd, 0)
+    if file.buffer is None:
+        os.truncate(file.fd, 0)
+        return
+    for at in range(0, file.size, len(_ZEROS)):
+        part = file.buffer[at : at + len(_ZEROS)]
+        part[:] = _ZEROS[: len(part)]
 
 
 def shred(file: MemoryFile) -> None:
     """Give the pages back and close. Raises OSError for a file that was closed."""
     empty(file)
-    os.close(file.fd)
+    if file.buffer is None:
+        os.close(file.fd)

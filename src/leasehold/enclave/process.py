@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 from leasehold.core.crypto import SigningKey, TlsKey
 from leasehold.enclave.attesters import open_attester, open_devices
 from leasehold.enclave.boot import Enclave, Machine
+from leasehold.enclave.child import Start
 from leasehold.enclave.host import WorkerHost
 from leasehold.enclave.loader import SealedLoader
 from leasehold.enclave.log import JsonLog
@@ -54,8 +55,12 @@ class Hints:
     mirrors: tuple[str, ...] = ()
 
 
-async def run_instance(hints: Hints) -> None:
-    """Run until SIGTERM. Raises FileTrouble, BadSetting, PortInUse, and the custodian's refusal."""
+async def run_instance(hints: Hints, start_here: Start) -> None:
+    """Run until SIGTERM, or until a stop is proved where the engine is in this process (W-29).
+
+    `start_here` starts an engine in this process, where the configuration wants that. Raises FileTrouble,
+    BadSetting, PortInUse, EngineNeedsProcess, and the custodian's refusal.
+    """
     _no_core_dumps()
     settings = parse_settings(_read(hints.configuration))
     enclave: Enclave
@@ -64,7 +69,8 @@ async def run_instance(hints: Hints) -> None:
         enclave.machine.log.event("worker_died", code=failure.code)
         enclave.engine_lost()
 
-    host = WorkerHost(on_exit=worker_died)
+    start = start_here if settings.unsafe_engine_in_process else None
+    host = WorkerHost(on_exit=worker_died, start=start)
     try:
         await host.prepare(settings.engine)  # beside all that comes before the model
         enclave = _enclave(hints, settings, host)
@@ -84,6 +90,8 @@ def _enclave(hints: Hints, settings: Settings, host: WorkerHost) -> Enclave:
     clock, entropy = SystemClock(), os.urandom
     log = JsonLog(clock, simulated=attester.simulated)
     tls = TlsKey.make(entropy)
+    if settings.unsafe_engine_in_process:
+        log.event("unsafe_engine_in_process")
     if has_swap():
         log.event("swap_on")
     keys = InstanceKeys(tls, enclave_certificate(tls, entropy=entropy), SigningKey.make(entropy))
@@ -106,7 +114,10 @@ async def _until_told(enclave: Enclave) -> None:
         await asyncio.wait([life, waiting], return_when=asyncio.FIRST_COMPLETED)
         if life.done():
             life.result()
-            await waiting
+            if (
+                not enclave.settings.unsafe_engine_in_process
+            ):  # W-29: else it ends, and its memory too
+                await waiting
         elif enclave.ended is None:
             enclave.stop(NoModelYet(about="enclave", got="shutting down"), 0)
             with suppress(TimeoutError):

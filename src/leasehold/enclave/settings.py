@@ -1,7 +1,8 @@
 """The enclave's configuration: the one file it reads, signed by the custodian, its hash in the evidence.
 
 Every key is mandatory but `devices`, without which no device is asked and evidence of none passes, and
-`log_origin` with `log_key`, without which the instance watches no audit log (docs/spec/witness.md, J-5).
+`log_origin` with `log_key`, without which the instance watches no audit log (docs/spec/witness.md, J-5),
+and what is called unsafe: it is off where it is not named.
 Addresses and mirrors are no part of it; they are hints that the borrower may choose.
 """
 
@@ -20,6 +21,7 @@ from leasehold.errors import BadSetting
 KIND: Final = "leasehold-enclave"
 VERSION: Final = 1
 NO_DEVICES: Final = "none"
+GRAMINE: Final = "gramine"  # the attester where no other process can have the engine
 DEAD_MAN_SECONDS_MIN: Final = 7  # an idle line is heard from every five to six seconds (N-6)
 
 
@@ -47,6 +49,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     devices: str = NO_DEVICES
     log_origin: str = ""
     log_key: str = ""
+    unsafe_engine_in_process: bool = False
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -70,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True):
     devices: str = NO_DEVICES
     log_origin: str = ""
     log_key: bytes = b""
+    unsafe_engine_in_process: bool = False
 
 
 def parse_settings(file: bytes) -> Settings:
@@ -85,6 +89,10 @@ def parse_settings(file: bytes) -> Settings:
         raise BadSetting(about="enclave configuration", got=cause) from cause
     if parsed.version != VERSION:
         raise BadSetting(about="version", got=parsed.version, expected=VERSION)
+    if parsed.attester == GRAMINE and not parsed.unsafe_engine_in_process:  # W-29
+        raise BadSetting(
+            about="unsafe_engine_in_process", got=False, expected="true, under Gramine"
+        )
     root = unhex(parsed.custodian_root, about="custodian_root", size=32)
     check_text(file, kind=KIND, public=root)
     log_key = unhex(parsed.log_key, about="log_key", size=32) if parsed.log_key else b""

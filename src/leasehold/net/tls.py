@@ -10,11 +10,14 @@ import os
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from tempfile import mkstemp
+from typing import Final
 
 from leasehold.core.crypto import TlsKey
 
 TlsContext = ssl.SSLContext
 TlsError = ssl.SSLError
+MEMORY_FOLDER: Final = "/run"  # a tmpfs
 
 
 def custodian_server_context(certificate: str, key: TlsKey, *, client_ca: str) -> TlsContext:
@@ -116,11 +119,21 @@ def _load_chain(context: TlsContext, certificate: str, key: TlsKey) -> None:
 
 @contextmanager
 def _memory_file(data: bytes) -> Iterator[str]:
-    """A path to a file that is only memory: `load_cert_chain` takes paths, and keys touch no disk."""
-    handle = os.memfd_create("tls", os.MFD_CLOEXEC)
+    """A path to a file that is only memory: `load_cert_chain` takes paths, and keys touch no disk.
+
+    Where the kernel has no memory files (Gramine), a file in MEMORY_FOLDER, gone at once; the manifest that
+    is measured has a tmpfs there, which Gramine keeps inside the enclave.
+    """
+    try:
+        handle = os.memfd_create("tls", os.MFD_CLOEXEC)
+        path = f"/proc/self/fd/{handle}"
+    except OSError:
+        handle, path = mkstemp(dir=MEMORY_FOLDER)
     try:
         os.write(handle, data)
-        yield f"/proc/self/fd/{handle}"
+        yield path
     finally:
         os.pwrite(handle, bytes(len(data)), 0)
         os.close(handle)
+        if path.startswith(MEMORY_FOLDER):
+            os.unlink(path)

@@ -48,6 +48,7 @@ class FakeEngine:
     """
 
     load_peak_ratio: ClassVar[float] = 1.0
+    needs_process: ClassVar[str] = ""
 
     def __init__(self) -> None:
         """An engine with nothing loaded."""

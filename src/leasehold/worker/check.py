@@ -1,6 +1,7 @@
-"""`python -I -B -m leasehold.worker.check [ENGINE]`: goes into the sandbox, and says which layers hold.
+"""`python -I -B -m leasehold.worker.check [--in-process] [ENGINE]`: goes into the sandbox, and says what holds.
 
 Spec: docs/spec/worker.md, W-6. It does what a worker does before it parses a byte of a model, and ends.
+With `--in-process` there is no sandbox to go into (W-29), and it says so.
 """
 
 from __future__ import annotations
@@ -9,22 +10,30 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from leasehold.errors import LeaseholdError
-from leasehold.worker import sandbox
+from leasehold.worker import inproc, sandbox
 from leasehold.worker.main import find_engine
 
+IN_PROCESS: Final = "--in-process"
 
-def main(engines: Sequence[str]) -> None:
+
+def main(words: Sequence[str]) -> None:
     """Print one line of JSON: `layers`, `absent`, and `engine` where one was named and cannot be had."""
     told: dict[str, object] = {}
-    report = sandbox.isolate()
+    is_here = IN_PROCESS in words
+    report = sandbox.Report((), sandbox.NAMES) if is_here else sandbox.isolate()
     try:
-        for engine in engines:
-            find_engine(engine)
+        for name in words:
+            if name != IN_PROCESS:
+                engine = find_engine(name)
+                if is_here:
+                    inproc.check(name, engine)
     except LeaseholdError as failure:
         told["engine"] = failure.message
-    report += sandbox.confine()
+    if not is_here:
+        report += sandbox.confine()
     line = json.dumps(told | {"layers": report.layers, "absent": report.absent})
     os.write(sys.stdout.fileno(), line.encode() + b"\n")
     os._exit(0)  # at once: nothing may be opened any more, not even for a traceback

@@ -5,6 +5,7 @@ Spec: docs/spec/worker.md, W-11. Refuses to know frames' wire form, processes an
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -48,6 +49,9 @@ class Engine(Protocol):
     load_peak_ratio: ClassVar[float]
     """The most memory while it loads, over the size of the model's files: these count as one."""
 
+    needs_process: ClassVar[str]
+    """W-29: why it must have a process of its own, as for a listener that it cannot close, or nothing."""
+
     def load(self, files: Sequence[MemoryFile], settings: Settings) -> Loaded:
         """Load from memory: `fd` is readable, nothing is ever at a path. Raises BadModel."""
 
@@ -73,6 +77,13 @@ class Engine(Protocol):
 
         Raises BadRequest, AnswerTooLarge, UnsupportedParameter, WorkerFailed.
         """
+
+
+def content_of(file: MemoryFile) -> mmap.mmap | memoryview:
+    """All of a file that is not empty, to read only, where it lies."""
+    if file.buffer is not None:
+        return file.buffer.toreadonly()
+    return mmap.mmap(file.fd, file.size, prot=mmap.PROT_READ)
 
 
 def path_of(descriptor: int) -> str:

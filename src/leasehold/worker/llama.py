@@ -34,6 +34,7 @@ class LlamaEngine:
     """One GGUF file, any number of requests at a time, `slots` of them side by side."""
 
     load_peak_ratio: ClassVar[float] = 1.02  # the file is mapped, and read where it lies
+    needs_process: ClassVar[str] = "llama.cpp opens an HTTP listener that it cannot close"
 
     def __init__(self) -> None:
         """An engine with nothing loaded."""

@@ -66,10 +66,11 @@ def serve(descriptor: int, find: Callable[[], Engine]) -> int:
         report += sandbox.confine()  # after imports: no file can be opened from here on
         loaded = engine.load(files, order.settings)
     except LeaseholdError as refusal:
-        wire.sendall(frames.encode(LoadFailed(_fault(refusal))))
+        wire.sendall(frames.encode(LoadFailed(fault_of(refusal))))
         return 1
     wire.sendall(frames.encode(replace(loaded, layers=report.layers, absent=report.absent)))
-    Service(wire, engine, order.settings.slots, loaded.context_tokens).run(deframer)
+    gone = partial(os._exit, 0)
+    Service(wire, engine, order.settings.slots, loaded.context_tokens, gone).run(deframer)
     os._exit(0)  # at once, whatever still runs
 
 
@@ -97,10 +98,18 @@ def _receive_order(
 class Service:
     """Runs requests on threads and writes what they give."""
 
-    def __init__(self, wire: socket.socket, engine: Engine, slots: int, context: int) -> None:
-        """Serve an engine that has loaded."""
+    def __init__(
+        self,
+        wire: socket.socket,
+        engine: Engine,
+        slots: int,
+        context: int,
+        on_lost: Callable[[], object],
+    ) -> None:
+        """Serve an engine that has loaded; `on_lost` is called where an answer finds no governor."""
         self._wire, self._engine, self._slots, self._context = wire, engine, slots, context
-        self._outbox, self._state = Outbox(wire), threading.Lock()
+        self._outbox, self._state = Outbox(wire, on_lost), threading.Lock()
+        self._ended = False
         self._working = ThreadPoolExecutor(slots, "work")
         self._counting = ThreadPoolExecutor(COUNTING_THREADS, COUNTING)
         self._waiting: dict[int, Future[None]] = {}
@@ -111,6 +120,13 @@ class Service:
         while data := self._wire.recv(READ_BYTES):
             for frame in deframer.feed(data):
                 self._take(frame)
+
+    def end(self) -> None:
+        """Nobody wants anything any more: return when nothing runs. Not for a process, which just leaves."""
+        self._ended = True
+        for pool in (self._counting, self._working):  # what was counted there goes on here
+            pool.shutdown(cancel_futures=True)
+        self._outbox.close()
 
     def _take(self, frame: frames.ToWorker) -> None:
         match frame:
@@ -186,14 +202,15 @@ class Service:
         return self._engine.generate(frame, telling)
 
     def _goes_on(self, request: int) -> bool:
-        return request not in self._cancelled
+        return not self._ended and request not in self._cancelled
 
 
 def _failed(request: int, refusal: LeaseholdError) -> Failed:
     """W-3: a code and nothing else. Prose could carry a prompt, and numbers a piece of the weights."""
-    return Failed(request, _fault(refusal))
+    return Failed(request, fault_of(refusal))
 
 
-def _fault(refusal: LeaseholdError) -> Fault:
+def fault_of(refusal: LeaseholdError) -> Fault:
+    """The code of a refusal, if it is one of those that leave the worker."""
     known = {fault.value: fault for fault in Fault}
     return known.get(refusal.code, Fault.ENGINE)

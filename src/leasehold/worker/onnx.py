@@ -50,6 +50,7 @@ class OnnxEngine:
 
     # the files, onnxruntime's copy of them, and one that it packs for its kernels
     load_peak_ratio: ClassVar[float] = 3.25
+    needs_process: ClassVar[str] = ""
 
     def __init__(self) -> None:
         """An engine with nothing loaded."""

@@ -30,6 +30,7 @@ class OpenVinoEngine:
     # The files, and matrices as OpenVINO packs them: for many tokens at a time and, where they are narrow
     # and the processor has no AVX-512, again for a few.
     load_peak_ratio: ClassVar[float] = 3.1
+    needs_process: ClassVar[str] = ""
 
     def __init__(self) -> None:
         """An engine with nothing loaded; its libraries are open from here on."""

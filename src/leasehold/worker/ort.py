@@ -5,7 +5,6 @@ Spec: docs/spec/worker.md, W-13.
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Sequence
 from typing import Any, Final
@@ -17,6 +16,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _ort
 
 from leasehold.core.frames import MemoryFile, Settings
 from leasehold.errors import BadModel
+from leasehold.worker.engine import content_of
 
 OrtValue = onnxruntime.OrtValue
 RunOptions = onnxruntime.RunOptions
@@ -40,7 +40,7 @@ def open_session(model: MemoryFile, weights: Sequence[MemoryFile], settings: Set
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads or len(os.sched_getaffinity(0))
     options.log_severity_level = 4  # fatal only: its log goes nowhere
-    maps = [mmap.mmap(file.fd, file.size, prot=mmap.PROT_READ) for file in weights if file.size]
+    maps = [content_of(file) for file in weights if file.size]
     if maps:
         names = [file.name for file in weights if file.size]
         options.add_external_initializers_from_files_in_memory(names, maps, [len(m) for m in maps])
@@ -56,5 +56,5 @@ def bytes_of(file: MemoryFile) -> bytes:
     """All of a file. Raises BadModel for an empty one."""
     if file.size == 0:
         raise BadModel(about=file.name, got="an empty file")
-    with mmap.mmap(file.fd, file.size, prot=mmap.PROT_READ) as data:
-        return data[:]
+    with content_of(file) as data:
+        return bytes(data[:])

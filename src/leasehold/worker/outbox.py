@@ -6,7 +6,6 @@ woken for every token of a fast engine. A lone token of a slow one leaves at onc
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -27,9 +26,13 @@ Said = frames.Counted | Token | frames.Done | frames.Embedded | frames.Failed | 
 class Outbox:
     """Frames in order; a write takes all that there is."""
 
-    def __init__(self, wire: socket.socket) -> None:
-        """Write to this socket, from the threads that put and from one of its own."""
-        self._wire = wire
+    def __init__(self, wire: socket.socket, on_lost: Callable[[], object]) -> None:
+        """Write to this socket, from the threads that put and from one of its own, until `close`.
+
+        `on_lost` is called where the governor went away; then nothing more is said.
+        """
+        self._wire, self._on_lost = wire, on_lost
+        self._closed = False
         self._changed = threading.Condition()
         self._pending: list[Said] = []
         self._written = 0.0  # when something last left, and when something must
@@ -52,6 +55,12 @@ class Outbox:
                 if self._wakes is None or due < self._wakes:
                     self._changed.notify()
 
+    def close(self) -> None:
+        """End the thread; nobody puts any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
     def _write(self) -> None:
         data = b"".join([frames.encode(frame) for frame in self._pending])
         self._pending.clear()
@@ -59,12 +68,12 @@ class Outbox:
         try:
             self._wire.sendall(data)
         except OSError:
-            os._exit(0)  # the governor went away; there is nobody to tell
+            self._on_lost()
         self._written = time.monotonic()
 
     def _run(self) -> None:
         with self._changed:
-            while True:
+            while not self._closed:
                 self._wakes = self._due
                 left = None if self._due is None else self._due - time.monotonic()
                 if left is not None and left <= 0:

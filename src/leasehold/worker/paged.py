@@ -17,6 +17,7 @@ import numpy as np
 from leasehold.core.frames import MemoryFile, Settings
 from leasehold.errors import BadModel, WorkerFailed
 from leasehold.worker import ir
+from leasehold.worker.engine import content_of
 from leasehold.worker.step import Floats, Part
 from leasehold.worker.vino import Runtime, ops, ov, to_pages
 
@@ -140,7 +141,8 @@ def _text(file: MemoryFile) -> str:
     if file.size == 0:
         raise BadModel(about=file.name, got="an empty file")
     try:
-        return os.pread(file.fd, file.size, 0).decode()
+        with content_of(file) as data:
+            return bytes(data[:]).decode()
     except UnicodeDecodeError as cause:
         raise BadModel(about=file.name, got=cause) from cause
 
@@ -153,7 +155,7 @@ class _Mapped:
         if file.size == 0:
             raise BadModel(about=file.name, got="an empty file")
         flags, access = mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE
-        self._map = mmap.mmap(file.fd, file.size, flags=flags, prot=access)
+        self._map = file.buffer or mmap.mmap(file.fd, file.size, flags=flags, prot=access)
         self.data = np.frombuffer(self._map, np.uint8)
         self._spans: list[tuple[int, int]] = []
 

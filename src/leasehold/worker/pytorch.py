@@ -29,6 +29,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 from transformers.models.smollm3.modeling_smollm3 import SmolLM3ForCausalLM
 
 from leasehold.errors import BadModel, WorkerFailed
+from leasehold.worker.engine import content_of
 from leasehold.worker.recipe import Recipe, check_network
 from leasehold.worker.shards import Stored
 from leasehold.worker.step import Floats, Part
@@ -105,9 +106,7 @@ def _build(recipe: Recipe, tensors: Mapping[str, Stored]) -> Any:
 def _views(tensors: Mapping[str, Stored]) -> dict[str, Any]:
     """Tensors over the mapped files; where a few are of another dtype than the rest, their copies."""
     maps = {one.file.name: one.file for one in tensors.values()}
-    mapped = {
-        name: mmap.mmap(file.fd, file.size, prot=mmap.PROT_READ) for name, file in maps.items()
-    }
+    mapped = {name: content_of(file) for name, file in maps.items()}
     sizes: dict[str, int] = {}
     for one in tensors.values():
         sizes[one.dtype] = sizes.get(one.dtype, 0) + one.size

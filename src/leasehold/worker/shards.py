@@ -6,7 +6,6 @@ a JSON object of name to dtype, shape and offsets ‖ data without holes. Refuse
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -18,6 +17,7 @@ from msgspec import Meta
 from leasehold.core.frames import MemoryFile
 from leasehold.core.units import MIB
 from leasehold.errors import BadModel
+from leasehold.worker.engine import content_of
 
 SUFFIX: Final = ".safetensors"
 INDEX: Final = "model.safetensors.index.json"
@@ -80,12 +80,12 @@ def read_file(file: MemoryFile) -> dict[str, Stored]:
     """The tensors of one file. Raises BadModel where they overlap, leave holes or leave the file."""
     if file.size < LENGTH_BYTES:
         raise BadModel(about=file.name, got=f"{file.size} bytes", expected="a safetensors header")
-    with mmap.mmap(file.fd, file.size, prot=mmap.PROT_READ) as data:
+    with content_of(file) as data:
         length = int.from_bytes(data[:LENGTH_BYTES], "little")
         room = min(file.size - LENGTH_BYTES, HEADER_BYTES_MAX)
         if length > room:
             raise BadModel(about=f"header of {file.name}", got=length, expected=f"<= {room} bytes")
-        entries = _entries(file.name, data[LENGTH_BYTES : LENGTH_BYTES + length])
+        entries = _entries(file.name, bytes(data[LENGTH_BYTES : LENGTH_BYTES + length]))
     origin, end = LENGTH_BYTES + length, 0
     found: dict[str, Stored] = {}
     for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
@@ -133,5 +133,5 @@ def content(file: MemoryFile) -> bytes:
     """All of a small file. Raises BadModel for an empty one, or one over 64 MiB."""
     if not 0 < file.size <= HEADER_BYTES_MAX:
         raise BadModel(about=file.name, got=file.size, expected=f"1 to {HEADER_BYTES_MAX} bytes")
-    with mmap.mmap(file.fd, file.size, prot=mmap.PROT_READ) as data:
-        return data[:]
+    with content_of(file) as data:
+        return bytes(data[:])

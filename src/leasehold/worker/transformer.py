@@ -24,6 +24,7 @@ class TransformersEngine:
     load_peak_ratio: ClassVar[float] = (
         1.05  # the files are mapped; norms of another dtype are copied
     )
+    needs_process: ClassVar[str] = ""
 
     def __init__(self) -> None:
         """An engine with nothing loaded."""
