@@ -65,9 +65,7 @@ class Child:
 
 async def start_process(command: Sequence[str], theirs: socket.socket, engine: str) -> Child:
     """W-5: a `Start`, once it has its command. Raises WorkerFailed."""
-    nowhere = dict.fromkeys(
-        ("stdin", "stdout", "stderr"), subprocess.DEVNULL
-    )  # engines log prompts
+    nowhere = subprocess.DEVNULL  # engines log prompts, and logs belong to the host
     fd = theirs.fileno()
     words = (*command, "--fd", str(fd), "--engine", engine)
     try:
