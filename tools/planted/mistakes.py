@@ -601,6 +601,22 @@ _ALL: Final = (
         '            tx.memo = self.__dict__.setdefault("memo", {})\n',
         test="tests/custodian/test_replicas.py::test_callers_at_both_never_overspend_one_cap",
     ),
+    # A browser at the console --------------------------------------------------------------------
+    Mistake(
+        "foreign-page-acts",
+        "leasehold.custodian.visitors",
+        "if site is not None and site not in allowed:",
+        'if site is not None and site == "cross-origin":',
+        test="tests/custodian/test_api.py"
+        "::test_another_sites_page_gets_nothing_by_an_operators_browser",
+    ),
+    Mistake(
+        "words-become-markup",
+        "leasehold.custodian.console.render",
+        "autoescape=True",
+        "autoescape=False",
+        test="tests/custodian/console/test_app.py::test_words_that_are_markup_stay_words",
+    ),
     # The store -----------------------------------------------------------------------------------
     Mistake(
         "acknowledged-before-commit",

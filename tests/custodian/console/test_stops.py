@@ -6,9 +6,11 @@ from leasehold.core.encoding import from_json, to_json
 from leasehold.core.messages import STOP_PROOF_KIND, LeaseAsk, StopProof, StopReport, Usage
 from leasehold.core.moments import utc
 from leasehold.core.statements import sign
-from leasehold.core.units import MINUTE, SECOND, Duration, Units
+from leasehold.core.units import MINUTE, SECOND, Duration, Instant, Units
+from leasehold.custodian.console.stopping import card
 from leasehold.custodian.ledger import instances
-from leasehold.custodian.records import ProgressView
+from leasehold.custodian.ledger.stops import Stop
+from leasehold.custodian.records import MemberView, ProgressView
 from leasehold.custodian.words import explain, sentences
 
 from ..house import ADMIN, LOAN, Guest, Office, key_hash
@@ -181,3 +183,23 @@ async def test_a_stop_that_is_not_there(office: Office) -> None:
         assert answer.status_code == 404
         assert "There is nothing of that name." in page.text
         assert "not_found" in page.text
+
+
+def test_of_a_crowd_the_worst_are_shown_and_the_rest_counted() -> None:
+    stop = Stop(1, "loan", LOAN, "enough", "ada", 1, Instant(0), None)
+
+    def member(number: int, proved: Instant | None) -> MemberView:
+        known = (f"{number:064x}", LOAN, "", "stopped" if proved else "stopping", Instant(0))
+        left = (Units(0), None, Units(0))
+        return MemberView(*known, False, False, proved, None if proved else Instant(9), *left)
+
+    found = [member(number, Instant(5) if number < 290 else None) for number in range(300)]
+    proved = tuple(one.id for one in found if one.proved)
+    pending = tuple(one.id for one in found if not one.proved)
+    view = ProgressView(
+        stop, Units(0), Units(0), proved, pending, (), None, {}, False, Instant(9), tuple(found)
+    )
+    shown = card(view)
+    assert (len(shown.rows), shown.more) == (200, 100)
+    assert tuple(row.member.id for row in shown.rows[:10]) == pending
+    assert card(view, rows_max=300).more == 0

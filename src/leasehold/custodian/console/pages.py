@@ -11,7 +11,7 @@ from typing import Any
 
 from leasehold.core.units import Instant, Units
 from leasehold.custodian.console.line import Line
-from leasehold.custodian.console.stopping import Card, card, state_of
+from leasehold.custodian.console.stopping import ROWS_MAX, Card, card, state_of
 from leasehold.custodian.leak import units_a_day
 from leasehold.custodian.ledger.extensions import Request
 from leasehold.custodian.ledger.operators import Right
@@ -24,6 +24,7 @@ from leasehold.custodian.words import prices
 MOVING_SECONDS = 2  # until the page of a stop that can still come further loads itself anew
 LIST_SECONDS = 5
 ENDED_SHOWN = 50  # stops that were lifted
+LIST_ROWS = 20  # instances of each stop where all stops are listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,8 @@ async def loan(line: Line, name: str) -> Page:
     values = {
         "loan": _lent(line, found, instances, stops, is_open),
         "prices": prices(found.tariff),
-        "instances": instances,
+        "instances": instances[:ROWS_MAX],
+        "more": max(0, len(instances) - ROWS_MAX),
         "held": {one.instance: one for one in used},
         "grants": await line.read("/operator/grants", list[GrantView], of),
         "requests": requests,
@@ -147,7 +149,7 @@ def _is_of(stop: Stop, loan: str, instances: Sequence[InstanceView]) -> bool:
 async def stops(line: Line) -> Page:
     """O-32: every stop that is in force or announced, and which were lifted."""
     found = await line.read("/operator/stops", list[Stop])
-    cards = [await _card(line, one.id) for one in found if one.lifted is None]
+    cards = [await _card(line, one.id, LIST_ROWS) for one in found if one.lifted is None]
     ended = [(one, state_of(one)) for one in found if one.lifted is not None][:ENDED_SHOWN]
     return Page(
         "stops.html",
@@ -168,8 +170,9 @@ async def stop(line: Line, number: str) -> Page:
     return Page("stop.html", name, values, refresh, _is_simulated(one))
 
 
-async def _card(line: Line, number: object) -> Card:
-    return card(await line.read("/operator/stops/{id}", ProgressView, id=str(number)))
+async def _card(line: Line, number: object, rows_max: int = ROWS_MAX) -> Card:
+    view = await line.read("/operator/stops/{id}", ProgressView, id=str(number))
+    return card(view, rows_max=rows_max)
 
 
 def _is_simulated(one: Card) -> bool:

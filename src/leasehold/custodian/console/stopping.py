@@ -13,6 +13,9 @@ from leasehold.custodian.records import MemberView, ProgressView
 from leasehold.custodian.words import proof_delay, scope_in_words, sentences
 
 Standing = Literal["proved", "told", "silent", "dead", "announced", "serving"]
+ROWS_MAX: Final = (
+    200  # of a page that loads itself anew: nobody reads more, and it stays below 0.2 MB
+)
 _PHASES: Final[dict[Phase, str]] = {"notice": "announced", "drain": "draining", "full": "in force"}
 # In the order in which they are shown: who is to be worried about comes first.
 LABELS: Final[dict[Standing, str]] = {
@@ -37,13 +40,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A stop as it is shown; `state` is one or two words for it, `words` what the command line says."""
+    """A stop as it is shown; `state` is one or two words for it, `words` what the command line says.
+
+    `rows` are the worst, `more` is how many others there are.
+    """
 
     view: ProgressView
     what: str
     state: str
     words: list[str]
     rows: tuple[Row, ...]
+    more: int
 
     @property
     def is_moving(self) -> bool:
@@ -51,16 +58,20 @@ class Card:
         return not self.view.complete and self.view.stop.lifted is None
 
 
-def card(view: ProgressView) -> Card:
-    """How far a stop has come."""
+def card(view: ProgressView, *, rows_max: int = ROWS_MAX) -> Card:
+    """How far a stop has come, with at most so many instances, those first who have not proved it."""
     order = list(LABELS)
-    rows = tuple(
-        sorted(
-            (_row(one, view) for one in view.instances), key=lambda row: order.index(row.standing)
-        )
+    rows = sorted(
+        (_row(one, view) for one in view.instances), key=lambda row: order.index(row.standing)
     )
-    what = scope_in_words(view.stop)
-    return Card(view, what, state_of(view.stop, complete=view.complete), sentences(view), rows)
+    return Card(
+        view,
+        scope_in_words(view.stop),
+        state_of(view.stop, complete=view.complete),
+        sentences(view),
+        tuple(rows[:rows_max]),
+        max(0, len(rows) - rows_max),
+    )
 
 
 def state_of(stop: Stop, *, complete: bool = False) -> str:
