@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -144,7 +145,7 @@ async def _memory(size: int, load: Load) -> list[Row]:
     """Peaks while loading and answering, of the worker and of what the governor needs more than before."""
     sink, host = MemorySink(), WorkerHost()
     before = _kib(os.getpid(), "RssAnon")
-    peak = _Peak(host)
+    peak = _Peak(host, sink)
     watching = asyncio.create_task(peak.watch())
     await load(sink)
     for file in sink.files:
@@ -157,10 +158,10 @@ async def _memory(size: int, load: Load) -> list[Row]:
         await watching
     await host.kill()
     sink.shred()
-    governor = max(0, peak.governor - before)
-    weights = 1024 * peak.mapped / size
-    whole = 1024 * (peak.mapped + peak.private + governor) / size
-    beside = f"{size / 1e6:.0f} MB of weights, {peak.private / 1000:.0f} MB of the worker's own"
+    weights = 1024 * max(one.mapped for one in peak.seen) / size
+    worst = max(peak.seen, key=lambda one: one.whole)
+    governor, whole = worst.governor - before, 1024 * (worst.whole - before) / size
+    beside = f"{size / 1e6:.0f} MB of weights, {worst.private / 1000:.0f} MB of the worker's own"
     return [
         Row("worker", "weights in memory, over their size", weights, "", 1.02, "<=", beside=beside),
         Row(
@@ -170,26 +171,41 @@ async def _memory(size: int, load: Load) -> list[Row]:
             "",
             1.2,
             "<=",
-            beside=f"{governor / 1000:.0f} MB of it the governor's, while it loads",
+            beside=f"{governor / 1000:.0f} MB of it the governor's at that moment",
         ),
     ]
 
 
-class _Peak:
-    """The most that was seen, in KiB: pages of memory files that the worker maps, its own, the governor's."""
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """KiB at one moment: the weights' files, those of their pages that the worker maps, and what the worker
+    and the governor have of their own."""
 
-    def __init__(self, host: WorkerHost) -> None:
-        self.mapped = self.private = self.governor = 0
-        self._host = host
+    files: int
+    mapped: int
+    private: int
+    governor: int
+
+    @property
+    def whole(self) -> int:
+        """All of it."""
+        return self.files + self.private + self.governor
+
+
+class _Peak:
+    """What was seen, moment by moment."""
+
+    def __init__(self, host: WorkerHost, sink: MemorySink) -> None:
+        self.seen: list[_Memory] = []
+        self._host, self._sink = host, sink
 
     async def watch(self) -> None:
         """Look all the time."""
         while True:
-            self.governor = max(self.governor, _kib(os.getpid(), "RssAnon"))
             pid = self._host.process_id
-            if pid is not None:
-                self.mapped = max(self.mapped, _kib(pid, "RssShmem"))
-                self.private = max(self.private, _kib(pid, "RssAnon"))
+            own = (0, 0) if pid is None else (_kib(pid, "RssShmem"), _kib(pid, "RssAnon"))
+            files = sum(os.fstat(file.fd).st_blocks for file in self._sink.files) // 2
+            self.seen.append(_Memory(files, *own, _kib(os.getpid(), "RssAnon")))
             await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -33,6 +33,7 @@ from leasehold.errors import (
     NoModelYet,
     Unavailable,
 )
+from leasehold.net.clock import next_multiple
 
 WATCH_SECONDS: Final = 0.25
 SETTLE_SECONDS_MAX: Final = 1.0
@@ -261,7 +262,7 @@ class Enclave:
     async def _watch(self) -> None:
         """N-8, N-11: the dead man's switch, and the end of a drain."""
         while self.ended is None:
-            await asyncio.sleep(WATCH_SECONDS)
+            await next_multiple(WATCH_SECONDS)
             if self.link.is_silent():
                 self.stop(LeaseLapsed(about="contact with the custodian", got="none"), 0)
             if self.draining is not None:

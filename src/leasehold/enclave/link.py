@@ -56,6 +56,7 @@ from leasehold.errors import (
     from_wire,
 )
 from leasehold.net.channel import Channel
+from leasehold.net.clock import next_multiple
 
 HEARTBEAT: Final = 5 * SECOND
 REPORT: Final = SECOND
@@ -332,7 +333,7 @@ class Link:
     async def _keep_leases(self) -> None:
         """M-5, M-8: renew what is used, end what lapsed or idles, report what ended."""
         while True:
-            await asyncio.sleep(TICK_SECONDS)
+            await next_multiple(TICK_SECONDS)
             now = self.clock.monotonic()
             for key_hash in self.meter.due(now=now, idle=IDLE_LEASE):
                 await self._try_send(self._lease_ask(key_hash, least=Units(0), need=Units(0)))
@@ -345,7 +346,7 @@ class Link:
         """
         beaten, reported = self.clock.monotonic(), self.meter.usage()
         while True:
-            await asyncio.sleep(REPORT / SECOND)
+            await next_multiple(REPORT / SECOND)
             usage, now = self.meter.usage(), self.clock.monotonic()
             if usage == reported and now - beaten < HEARTBEAT:
                 continue

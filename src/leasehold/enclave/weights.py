@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from mmap import mmap
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -206,7 +207,7 @@ class Loading:
         return model
 
     def _work(self, opened: OpenModel, todo: Iterator[Span], writers: list[FileWriter]) -> None:
-        buffer = memoryview(bytearray(SPAN_BYTES_MAX))
+        buffer = memoryview(mmap(-1, SPAN_BYTES_MAX))  # the allocator would keep it
         scratch = memoryview(bytearray(SEGMENT_BYTES))
         try:
             while (span := self._next(todo)) is not None:

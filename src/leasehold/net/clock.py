@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from leasehold.core.units import Instant
@@ -17,3 +18,12 @@ class SystemClock:
     def monotonic(self) -> Instant:
         """Milliseconds since an arbitrary start; never goes back."""
         return Instant(time.monotonic_ns() // 1_000_000)
+
+
+async def next_multiple(seconds: float) -> None:
+    """Sleep until the loop's time is a multiple of so many seconds.
+
+    All that looks after something now and then does so at one moment: a processor that sleeps, or computes
+    for the engine, is disturbed once for all of it.
+    """
+    await asyncio.sleep(seconds - asyncio.get_running_loop().time() % seconds)

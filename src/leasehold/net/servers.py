@@ -22,6 +22,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from leasehold.core.units import KIB, MIB
 from leasehold.errors import BadMessage, BadSetting, PortInUse
 from leasehold.net.certificates import identity_of
+from leasehold.net.clock import next_multiple
 from leasehold.net.tls import TlsContext, peer_certificate
 
 PEER: Final = "leasehold.peer"
@@ -97,7 +98,7 @@ async def _tick(server: Server) -> None:
     """uvicorn's `main_loop`, which wakes ten times a second to renew the date of answers at each tenth."""
     while True:
         await server.on_tick(0)
-        await asyncio.sleep(1)
+        await next_multiple(1)
 
 
 def _listen(host: str, port: int) -> socket.socket:
