@@ -39,7 +39,7 @@ from leasehold.core.messages import (
 from leasehold.core.meter import Credit, Meter
 from leasehold.core.statements import Signed, check_signed
 from leasehold.core.units import SECOND, Clock, Instant, Units, after
-from leasehold.enclave.asks import Answer, Asks
+from leasehold.enclave.asks import Asks
 from leasehold.enclave.lent import CustodianWire, Lent
 from leasehold.enclave.log import Log
 from leasehold.enclave.prover import Prover
@@ -157,31 +157,21 @@ class Link:
 
         Raises what the custodian refused with, or CustodianUnreachable.
         """
-        ask = self._lease_ask(key_hash, least=least, need=need)
-        match await self._call(ask, ask.sequence):
-            case LeaseRefused(problem=problem):
-                raise from_wire(problem.code, problem.message)
-            case LeaseGranted() | ExtensionState():
-                return
+        await self._call(self._lease_ask(key_hash, least=least, need=need))
 
     async def ask_extension(self, key_hash: bytes, *, units: Units, reason: str) -> ExtensionState:
         """File the consumer's request for more. Raises as `ask_lease` does."""
-        ask = ExtensionAsk(self.asks.next(), key_hash, units, reason)
-        return await self._extension(ask, ask.sequence)
+        return await self._extension(ExtensionAsk(self.asks.next(), key_hash, units, reason))
 
     async def query_extension(self, key_hash: bytes) -> ExtensionState:
         """How the consumer's latest request and its budget stand. Raises as `ask_lease` does."""
-        ask = ExtensionQuery(self.asks.next(), key_hash)
-        return await self._extension(ask, ask.sequence)
+        return await self._extension(ExtensionQuery(self.asks.next(), key_hash))
 
-    async def _extension(self, ask: ExtensionAsk | ExtensionQuery, sequence: int) -> ExtensionState:
-        match await self._call(ask, sequence):
-            case ExtensionState() as state:
-                return state
-            case LeaseRefused(problem=problem):
-                raise from_wire(problem.code, problem.message)
-            case LeaseGranted() as grant:
-                raise BadMessage(about="answer to an extension request", got=grant.lease)
+    async def _extension(self, ask: ExtensionAsk | ExtensionQuery) -> ExtensionState:
+        answer = await self._call(ask)
+        if isinstance(answer, LeaseGranted):
+            raise BadMessage(about="answer to an extension request", got=answer.lease)
+        return answer
 
     def _lease_ask(self, key_hash: bytes, *, least: Units, need: Units) -> LeaseAsk:
         purse = self.meter.purse(key_hash)
@@ -195,12 +185,17 @@ class Link:
             lease="" if purse is None else purse.lease,
         )
 
-    async def _call(self, message: FromEnclave, sequence: int) -> Answer:
+    async def _call(
+        self, message: LeaseAsk | ExtensionAsk | ExtensionQuery
+    ) -> LeaseGranted | ExtensionState:
         async def send(again: FromEnclave) -> None:
             await self._connected.wait()
             await self._send(again)
 
-        return await self.asks.call(sequence, message, send)
+        answer = await self.asks.call(message.sequence, message, send)
+        if isinstance(answer, LeaseRefused):
+            raise from_wire(answer.problem.code, answer.problem.message)
+        return answer
 
     # The line ------------------------------------------------------------------------------------
 

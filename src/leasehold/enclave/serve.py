@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from email.utils import formatdate
+from functools import partial
 from typing import Any, Final, Literal
 
 from leasehold.core.encoding import to_json
@@ -40,8 +41,8 @@ class Application:
     def __init__(self, enclave: Enclave) -> None:
         self._enclave = enclave
         self.routes: Mapping[tuple[str, str], Handler] = {
-            ("POST", "/v1/chat/completions"): self._chat,
-            ("POST", "/v1/completions"): self._text,
+            ("POST", "/v1/chat/completions"): partial(self._generation, openai.parse_chat),
+            ("POST", "/v1/completions"): partial(self._generation, openai.parse_text),
             ("POST", "/v1/embeddings"): self._embeddings,
             ("GET", "/v1/models"): self._models,
             ("GET", "/v2"): self._server,
@@ -88,14 +89,8 @@ class Application:
 
     # OpenAI --------------------------------------------------------------------------------------
 
-    async def _chat(self, exchange: Exchange) -> None:
-        await self._generation(exchange, openai.parse_chat)
-
-    async def _text(self, exchange: Exchange) -> None:
-        await self._generation(exchange, openai.parse_text)
-
     async def _generation(
-        self, exchange: Exchange, parse: Callable[[bytes], openai.Generation]
+        self, parse: Callable[[bytes], openai.Generation], exchange: Exchange
     ) -> None:
         key_hash = exchange.key_hash()
         body = await exchange.body(self._enclave.settings.body_bytes_max)
