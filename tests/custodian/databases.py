@@ -46,6 +46,10 @@ class CallingThreadStore:
         """Run an act that may not write."""
         return self._run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", act, "ROLLBACK")
 
+    async def read_soon(self, act: Callable[[Tx], T]) -> T:
+        """The same."""
+        return await self.read(act)
+
     def _run(self, begin: str, act: Callable[[Tx], T], end: str) -> T:
         self._connection.execute(begin)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -29,12 +30,12 @@ from leasehold.core.units import MINUTE, Duration, Units
 from leasehold.custodian import acts
 from leasehold.custodian.backup import open_backup, write_backup
 from leasehold.custodian.channel import attend
-from leasehold.custodian.ledger import asks, audit, books, grants, stops
+from leasehold.custodian.ledger import asks, audit, books, extensions, grants, stops
 from leasehold.custodian.replicas import relay
 from leasehold.custodian.restoring import restore
 from leasehold.custodian.service import Custodian
 from leasehold.custodian.store.pgconnection import connect
-from leasehold.custodian.store.port import Store
+from leasehold.custodian.store.port import Store, Tx
 from leasehold.custodian.store.postgres import PostgresStore
 from leasehold.custodian.store.sqlite import SqliteStore
 from leasehold.errors import StoreFailed
@@ -186,6 +187,59 @@ async def test_what_was_told_while_nobody_listened_is_looked_up(
         cutter.close()
         async with asyncio.timeout(5):
             assert isinstance(await line.hear(), StopOrder)
+
+
+async def test_a_stop_reaches_an_enclave_of_a_replica_whose_reads_hang(
+    house: House, replicas: tuple[Replica, Replica], url: str
+) -> None:
+    """L-16: a table is locked; what was told of it before waits, and so do other reads. The lock stays."""
+    here, there = replicas
+    guest = Guest(house)
+    await guest.attested(here.custodian)
+    await here.custodian.handle(
+        guest.id, ExtensionAsk(1, key_hash("lh-alice"), Units(70), "more, please")
+    )
+    await here.custodian.approve(ADMIN, 1, Units(70))
+    async with channel(there, guest) as line:
+        await asyncio.sleep(0.2)
+        locker = connect(url)
+        locker.execute("BEGIN")
+        locker.execute("LOCK TABLE extensions IN ACCESS EXCLUSIVE MODE")
+        hung = [
+            asyncio.create_task(there.store.read(lambda tx: extensions.show_decision(tx, 1)))
+            for _ in range(4)
+        ]
+        for _ in range(8):
+            await here.store.write(lambda tx: tx.tell(f"{acts.EXTENSION} 1"))
+        await here.custodian.stop(ADMIN, "loan", LOAN, "enough")
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert isinstance(await line.hear(), StopOrder)
+        assert not any(one.done() for one in hung)
+        locker.execute("ROLLBACK")
+        locker.close()
+        assert {one.state.status for one in await asyncio.gather(*hung)} == {"approved"}
+        async with asyncio.timeout(WAIT_SECONDS):  # what could not be read is read again
+            while not isinstance(told := await line.hear(), ExtensionState):
+                pass
+        assert (told.status, told.approved) == ("approved", 70)
+
+
+async def test_a_frozen_server_process_is_given_up_for_a_fresh_one(
+    house: House, replicas: tuple[Replica, Replica]
+) -> None:
+    """L-16: it keeps no time limit, and its connection stands."""
+    _, there = replicas
+
+    def backend(tx: Tx) -> int:
+        number: int = tx.execute("SELECT pg_backend_pid()")[0][0]
+        return number
+
+    frozen = await there.store.read_soon(backend)
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        assert await there.store.read_soon(backend) != frozen
+    finally:
+        os.kill(frozen, signal.SIGCONT)
 
 
 async def test_callers_at_both_never_overspend_one_cap(

@@ -577,8 +577,16 @@ _ALL: Final = (
     Mistake(
         "stop-elsewhere-not-pushed",
         _REPLICAS,
-        "custodian.tell_stop(await custodian.look(",
-        "str(await custodian.look(",
+        "custodian.tell_stop(await read(telling))",
+        "await read(telling)",
+    ),
+    Mistake(
+        "stops-wait-for-other-news",
+        _REPLICAS,
+        "(stops if not news or news.startswith(STOP) else others).put_nowait(news)",
+        "others.put_nowait(news)",
+        test="tests/custodian/test_replicas.py"
+        "::test_a_stop_reaches_an_enclave_of_a_replica_whose_reads_hang",
     ),
     Mistake(
         "stop-not-told-to-replicas",

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import StrDumper
@@ -21,13 +22,18 @@ from leasehold.custodian.store.connection import migrations, next_migration
 from leasehold.custodian.store.port import Row, Value
 from leasehold.errors import BadRequest, BadSetting, Conflict, StoreFailed
 
-Connection = psycopg.Connection[tuple[Any, ...]]
 Error = psycopg.Error
+
+T = TypeVar("T")
 
 CHANNEL: Final = "leasehold"
 LOCK: Final = 0x1EA5E401D  # the advisory lock of whoever writes
 CONNECT_SECONDS_MAX: Final = 5
 STATEMENT: Final = Duration(20 * SECOND)
+WAIT_SECONDS: Final = 0.1  # how often a wait looks whether the connection was closed; psycopg's own
+_ANSWER: Final = (
+    1.25  # of a statement's time, until the server itself must have said that it is over
+)
 # Over TCP, a server that vanishes without a word is missed in as long: a listener only waits.
 _ALIVE: Final = {
     "keepalives_idle": 5,
@@ -41,6 +47,18 @@ _CONSTRAINT: Final = "23"  # class: integrity constraint violation
 # Classes for which the world is to blame: connection, resources, operator intervention, system, read-only
 # transaction, rolled back by the server (serialization, deadlock), lock not available.
 _WORLD: Final = ("08", "53", "57", "58", "25006", "40", "55", "XX001", "XX002")
+
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """psycopg's, with a bound on every wait for the server: one that is frozen keeps no time limits."""
+
+    seconds_max: float = CONNECT_SECONDS_MAX
+
+    def wait(
+        self, gen: PQGen[T], interval: float = WAIT_SECONDS, timeout: float | None = None
+    ) -> T:
+        """See psycopg. Raises OperationalError; the connection is then of no more use."""
+        return super().wait(gen, interval, self.seconds_max if timeout is None else timeout)
 
 
 class PgTx:
@@ -76,15 +94,16 @@ def translate(sql: str) -> bytes:
     return sql.replace("%", "%%").replace("?", "%s").encode()
 
 
-def connect(url: str) -> Connection:
+def connect(url: str, *, statement: Duration = STATEMENT) -> Connection:
     """Open a connection on which a commit is on disk when it returns. Raises StoreFailed, BadSetting.
 
-    What the URL says of its own life over TCP counts before what is said here (L-11).
+    `statement` is how many milliseconds a statement, or a wait for a lock, may take. What the URL says of
+    its own life over TCP counts before what is said here (L-11).
     """
     try:
         said = conninfo_to_dict(url)
         mine = {name: value for name, value in _ALIVE.items() if name not in said}
-        connection = psycopg.connect(
+        connection = Connection.connect(
             url,
             autocommit=True,
             connect_timeout=CONNECT_SECONDS_MAX,
@@ -99,9 +118,10 @@ def connect(url: str) -> Connection:
         connection.adapters.register_dumper(int, Int8Dumper)
         connection.adapters.register_dumper(str, StrDumper)
         connection.execute("SET synchronous_commit = on")
-        connection.execute(f"SET statement_timeout = {STATEMENT}")
-        connection.execute(f"SET lock_timeout = {STATEMENT}")
+        connection.execute(f"SET statement_timeout = {statement}")
+        connection.execute(f"SET lock_timeout = {statement}")
         connection.execute(f"SET idle_in_transaction_session_timeout = {2 * STATEMENT}")
+        connection.seconds_max = statement / SECOND * _ANSWER
         for setting in _DURABLE:
             row = connection.execute(cast("Any", f"SHOW {setting}")).fetchone()
             if row is None or row[0] != "on":
@@ -155,7 +175,7 @@ def is_world(error: BaseException | None) -> bool:
 
 def store_failed(error: psycopg.Error, *, about: str = "PostgreSQL") -> StoreFailed:
     """The refusal that stands for a failure of PostgreSQL's. Never has what it was sent, nor a password."""
-    return StoreFailed(about=about, got=error.sqlstate or type(error).__name__)
+    return StoreFailed(about=about, got=error.sqlstate or type(error).__name__.strip("_"))
 
 
 def name_of(url: str) -> str:

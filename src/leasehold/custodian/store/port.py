@@ -61,6 +61,9 @@ class Store(Protocol):
         Raises whatever the act raises, and StoreFailed.
         """
 
+    async def read_soon(self, act: Callable[[Tx], T]) -> T:
+        """`read` for a few short statements: behind no other read, and given up early where it hangs (L-16)."""
+
     def on_news(self, hear: Callable[[str], None]) -> None:
         """Call `hear` in this event loop with what other replicas tell.
 

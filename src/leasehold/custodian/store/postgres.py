@@ -3,7 +3,7 @@
 All replicas' groups run one after another under one advisory lock. At READ COMMITTED a statement sees
 whatever was committed before it began, and nobody else can commit while the lock is held, so an act
 sees the ledger as if it were alone (docs/adr/0021-postgresql.md). The lock
-is released after the commit is visible. Spec: docs/spec/ledger.md, L-10 and L-11.
+is released after the commit is visible. Spec: docs/spec/ledger.md, L-10, L-11 and L-16.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, TypeVar
 
+from leasehold.core.units import SECOND, Duration
 from leasehold.custodian.store.group import GroupWriter, Job, Outcome, run_group
 from leasehold.custodian.store.pgconnection import (
     CHANNEL,
     LOCK,
+    STATEMENT,
     Connection,
     Error,
     PgTx,
@@ -36,9 +38,71 @@ T = TypeVar("T")
 Connecting = Callable[[str], Connection]
 
 READERS: Final = 2
+SOON: Final = Duration(2 * SECOND)  # what a read that may not wait has for a statement (L-16)
 LISTEN_SECONDS: Final = 0.5  # how soon a listener sees that it is to end
 LISTEN_AGAIN_SECONDS: Final = 0.5
 SNAPSHOT: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+class Readers:
+    """Threads that read, each on a connection of its own."""
+
+    def __init__(
+        self, url: str, *, threads: int, name: str, statement: Duration = STATEMENT
+    ) -> None:
+        self._url, self._statement = url, statement
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._local = threading.local()
+        self._connections: list[Connection] = []
+
+    async def read(self, act: Callable[[Tx], T]) -> T:
+        """Run an act in a snapshot, in one of the threads. Raises what it raises, and StoreFailed."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, act)
+
+    def close(self) -> None:
+        """Finish what was handed in, then end the connections."""
+        self._threads.shutdown()
+        for connection in self._connections:
+            connection.close()
+
+    def _read(self, act: Callable[[Tx], T]) -> T:
+        connection = self._begun()
+        try:
+            return act(PgTx(connection))
+        except Error as cause:
+            if is_world(cause):
+                self._drop(connection)  # also where it only timed out: it may be frozen
+                raise store_failed(cause) from cause
+            raise
+        finally:
+            if not connection.closed:
+                _roll_back(connection)
+
+    def _begun(self) -> Connection:
+        """This thread's connection, in a snapshot. One that died unused is replaced: nothing was read."""
+        connection: Connection | None = getattr(self._local, "connection", None)
+        if connection is not None:
+            try:
+                connection.execute(SNAPSHOT)
+            except Error as cause:
+                self._drop(connection)
+                if not is_world(cause):
+                    raise
+            else:
+                return connection
+        connection = self._local.connection = connect(self._url, statement=self._statement)
+        self._connections.append(connection)
+        try:
+            connection.execute(SNAPSHOT)
+        except Error as cause:
+            self._drop(connection)
+            raise store_failed(cause) from cause
+        return connection
+
+    def _drop(self, connection: Connection) -> None:
+        self._connections.remove(connection)
+        self._local.connection = None
+        connection.close()
 
 
 class PostgresStore:
@@ -49,9 +113,8 @@ class PostgresStore:
         self._connection: Connection | None = connection
         self._replica = secrets.token_hex(8)
         self._group = GroupWriter(self._commit, name="ledger-writer")
-        self._local = threading.local()
-        self._reading: list[Connection] = []
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ledger-reader")
+        self._readers = Readers(url, threads=READERS, name="ledger-reader")
+        self._soon = Readers(url, threads=1, name="ledger-news", statement=SOON)
         self._listener: threading.Thread | None = None
 
     @classmethod
@@ -78,7 +141,13 @@ class PostgresStore:
         """See `port.Store`."""
         if self._group.closed:
             raise StoreFailed(about="store", got="closed")
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, act)
+        return await self._readers.read(act)
+
+    async def read_soon(self, act: Callable[[Tx], T]) -> T:
+        """See `port.Store`."""
+        if self._group.closed:
+            raise StoreFailed(about="store", got="closed")
+        return await self._soon.read(act)
 
     def on_news(self, hear: Callable[[str], None]) -> None:
         """See `port.Store`."""
@@ -100,47 +169,12 @@ class PostgresStore:
 
     def _finish(self) -> None:
         self._group.join()
-        self._readers.shutdown()
+        self._readers.close()
+        self._soon.close()
         if self._listener is not None:
             self._listener.join()
-        for connection in (*self._reading, self._connection):
-            if connection is not None:
-                connection.close()
-
-    # Readers -------------------------------------------------------------------------------------
-
-    def _read(self, act: Callable[[Tx], T]) -> T:
-        connection = self._begun()
-        try:
-            return act(PgTx(connection))
-        except Error as cause:
-            if is_world(cause):
-                raise store_failed(cause) from cause
-            raise
-        finally:
-            _roll_back(connection)
-
-    def _begun(self) -> Connection:
-        """This thread's connection, in a snapshot. One that died unused is replaced: nothing was read."""
-        connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is not None:
-            try:
-                connection.execute(SNAPSHOT)
-            except Error as cause:
-                self._reading.remove(connection)
-                self._local.connection = None
-                connection.close()
-                if not is_world(cause):
-                    raise
-            else:
-                return connection
-        connection = self._local.connection = connect(self._url)
-        self._reading.append(connection)
-        try:
-            connection.execute(SNAPSHOT)
-        except Error as cause:
-            raise store_failed(cause) from cause
-        return connection
+        if self._connection is not None:
+            self._connection.close()
 
     # The writer ----------------------------------------------------------------------------------
 
