@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 from models.llama_folder import INDEX, folder_of, safetensors
-from tests.worker.conftest import ROOT, SETTINGS, InMemory, Model, engine_named
+from models.llama_gguf import PAD
+from tests.worker.conftest import ROOT, SETTINGS, InMemory, Model, engine_named, make_caller
+from tests.worker.test_calls import Said
 from tests.worker.test_engines import Listener
 
 from leasehold.core.frames import (
     Call,
+    Capability,
     Chat,
     Generate,
     Message,
@@ -35,6 +38,7 @@ from leasehold.core.frames import (
 from leasehold.enclave.host import ENVIRONMENT
 from leasehold.errors import BadModel, BadRequest, UnsupportedParameter
 from leasehold.worker import pytorch, recipe, shards
+from leasehold.worker.calls import OPEN
 from leasehold.worker.engine import Engine
 from leasehold.worker.spelling import Cut, Speech, Spelling
 from leasehold.worker.template import Template
@@ -202,6 +206,32 @@ def test_what_it_does_not_do_is_refused(tiny_folder: Files, in_memory: InMemory)
     tools = Chat((Message(Role.USER, "a"),), Tools("[]"))
     with pytest.raises(UnsupportedParameter):
         loaded(tiny_folder, in_memory).generate(Generate(1, tools, 4, GREEDY), Listener())
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_the_mark_of_a_call_may_be_one_token_but_no_special_one(
+    in_memory: InMemory, tmp_path: Path, special: bool
+) -> None:
+    """Tokenizers of models that call functions have it; a special token would not be in the text."""
+    files = dict(make_caller("transformers", tmp_path).files)
+    tokenizer = files["tokenizer.json"].replace(PAD.encode(), OPEN.encode())
+    told = json.loads(tokenizer)
+    (mark,) = [one for one in told["added_tokens"] if one["content"] == OPEN]
+    mark["special"] = special
+    engine = engine_named("transformers")
+    changed = files | {"tokenizer.json": json.dumps(told).encode()}
+    loaded = engine.load([in_memory(*one) for one in changed.items()], SETTINGS)
+    assert (Capability.TOOLS in loaded.capabilities) is not special
+    tools = Tools('[{"type": "function", "function": {"name": "f"}}]', ("f",))
+    chat, heard = Chat((Message(Role.USER, "a"),), tools), Said(most=30)
+    if special:
+        with pytest.raises(UnsupportedParameter) as refusal:
+            engine.generate(Generate(1, chat, 40, GREEDY), heard)
+        assert refusal.value.about == "tools"
+    else:
+        engine.generate(Generate(1, chat, 40, GREEDY), heard)
+        assert heard.calls[0][0] == "f"
+        assert heard.text == ""
 
 
 def test_a_schema_and_a_grammar_hold_beside_others(tiny_folder: Files, in_memory: InMemory) -> None:
