@@ -6,6 +6,7 @@ because a process for each look would take longer than what is looked at.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -45,6 +46,7 @@ from models import llama_ir
 
 ROOT: Final = Path(__file__).parents[2]
 TINY: Final = ROOT / "models" / "tiny"
+KNOWS_FUNCTIONS: Final = "{% if tools %}{{ tools | tojson }} Call by <tool_call>.{% endif %}"
 READY_SECONDS: Final = 60.0  # loading 90 MB on a busy machine
 
 
@@ -115,7 +117,10 @@ class House:
         self.operate("seal", folder, "--name", name, "--engine", "llama")
 
     def seal_folder(self, name: str, engine: str) -> None:
-        """Seal the same weights in the form of another engine: a folder of three shards, or a graph."""
+        """Seal the same weights in the form of another engine: a folder of three shards, or a graph.
+
+        Its template describes functions where there are some, and is else the model's own.
+        """
         folder = self.source / name
         if engine == "openvino":
             llama_ir.write(TINY / "tiny.gguf", folder)
@@ -123,6 +128,10 @@ class House:
             folder.mkdir(parents=True)
             for title, data in folder_of(TINY / "tiny.gguf", shards=3).items():
                 (folder / title).write_bytes(data)
+        words = folder / "tokenizer_config.json"
+        told = json.loads(words.read_text())
+        told["chat_template"] = KNOWS_FUNCTIONS + told["chat_template"]
+        words.write_text(json.dumps(told))
         self.operate("seal", folder, "--name", name, "--engine", engine)
 
     def seal_minilm(self, name: str) -> None:

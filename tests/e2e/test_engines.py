@@ -78,6 +78,7 @@ def test_answers_are_right_paid_and_receipted_and_a_stop_cuts_one(loan: Loan, kn
         assert held.choices[0].text in ("yes", "no")
         assert held.usage is not None
         spent += held.usage.total_tokens
+        spent += call_a_function(loan, client)
         wait_for(lambda: house.budgets(loan.name)[loan.who].settled == spent, "all of it settles")
         budget = house.budgets(loan.name)[loan.who]
         assert budget.available + budget.outstanding + budget.settled == GRANTED
@@ -87,6 +88,31 @@ def test_answers_are_right_paid_and_receipted_and_a_stop_cuts_one(loan: Loan, kn
     assert enclave_log.event("stopped")["bytes"] > 1_000_000
     with pytest.raises(LoanStopped):
         house.connect(loan.name, loan.who)
+
+
+def call_a_function(loan: Loan, client: openai.OpenAI) -> int:
+    """A call that is required, streamed piece by piece; gives what it cost."""
+    days = {"type": "integer", "minimum": 1, "maximum": 9}
+    parameters = {"type": "object", "properties": {"days": days}, "required": ["days"]}
+    parameters["additionalProperties"] = False
+    chunks = list(
+        client.chat.completions.create(
+            model=loan.model,
+            messages=turn("How long is a lease?"),
+            tools=[{"type": "function", "function": {"name": "extend", "parameters": parameters}}],
+            tool_choice="required",
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    choices = [choice for chunk in chunks for choice in chunk.choices]
+    assert choices[-1].finish_reason == "tool_calls"
+    parts = [one.function for choice in choices for one in choice.delta.tool_calls or ()]
+    assert [part.name for part in parts if part is not None and part.name] == ["extend"]
+    arguments = json.loads("".join(part.arguments or "" for part in parts if part is not None))
+    assert 1 <= arguments["days"] <= 9
+    assert chunks[-1].usage is not None
+    return chunks[-1].usage.total_tokens
 
 
 def cut_in_mid_stream(loan: Loan, client: openai.OpenAI) -> None:
