@@ -607,6 +607,13 @@ class NoMemoryFiles(Unavailable):
     do = "Run the enclave in a TDX or SEV-SNP guest, or sign unsafe_engine_in_process: Gramine needs that."
 
 
+class SwapOn(Unavailable):
+    """This machine writes pages of memory to a disk, and those of a model could not be kept from that."""
+
+    code = "swap_on"
+    do = "Run `swapoff -a`, or let the enclave lock its memory (LimitMEMLOCK=infinity, ulimit -l unlimited)."
+
+
 class EngineNeedsProcess(Refused):
     """The engine must not run in the governor's own process, and the configuration wants that."""
 

@@ -121,7 +121,6 @@ class Stage:
     server: Any
     ca: str
     host: Host = field(default_factory=Host)
-    in_process: bool = False
     log: Events = field(default_factory=Events)
 
     def url(self, name: str) -> str:
@@ -134,8 +133,8 @@ class Stage:
             dict.fromkeys(Settings.__struct_fields__, 1)
             | dict.fromkeys(("loan", "attester", "custodian_name", "devices", "log_origin"), "")
             | {"custodian_root": ROOT.public, "custodian_ca": self.ca, "engine": "llama"}
-            | {"file": b"", "log_key": b"", "context_tokens": 64}
-            | {"unsafe_engine_in_process": self.in_process},
+            | {"file": b"", "log_key": b"", "context_tokens": 64, "dead_man_seconds": 60}
+            | {"unsafe_engine_in_process": False, "unsafe_swapped_weights": False},
             Settings,
         )
         host: Any = self.host

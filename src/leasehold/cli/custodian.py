@@ -144,6 +144,11 @@ def serve(folder: Path) -> None:
     is_flag=True,
     help="No sandbox: the engine runs beside keys and meter. Gramine needs it.",
 )
+@click.option(
+    "--unsafe-swapped-weights",
+    is_flag=True,
+    help="Serve also where the machine may write the model to a disk of the borrower's.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Default: standard output.")
 def configure(
     *,
@@ -156,6 +161,7 @@ def configure(
     devices: str,
     dead_man: int,
     unsafe_engine_in_process: bool,
+    unsafe_swapped_weights: bool,
     **numbers: int,
 ) -> None:
     """Write and sign an enclave's configuration; its SHA-256 belongs into the manifest."""
@@ -177,6 +183,8 @@ def configure(
     }
     if unsafe_engine_in_process:  # else the file is what older enclaves read
         table["unsafe_engine_in_process"] = True
+    if unsafe_swapped_weights:
+        table["unsafe_swapped_weights"] = True
     signed = sign_text(keys.root, CONFIGURATION_KIND, write_toml(table))
     parse_settings(signed)  # what no enclave would read must not leave
     write_bytes(out, signed)

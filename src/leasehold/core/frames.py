@@ -76,6 +76,7 @@ class Fault(StrEnum):
 
     BAD_MODEL = "bad_model"
     NO_ROOM = "model_too_large"
+    SWAP = "swap_on"
     TOO_LONG = "context_length_exceeded"
     TOO_LARGE = "answer_too_large"
     UNSUPPORTED = "unsupported_parameter"
@@ -191,6 +192,7 @@ class MemoryFile:
     size: int
     fd: int
     buffer: memoryview | None = None
+    held: object = None  # what keeps its pages from being swapped (W-30)
 
 
 # Governor to worker (W-2) ------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import socket
 import subprocess
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from leasehold.core.frames import MemoryFile
 from leasehold.errors import WorkerFailed
@@ -65,20 +65,15 @@ class Child:
 
 async def start_process(command: Sequence[str], theirs: socket.socket, engine: str) -> Child:
     """W-5: a `Start`, once it has its command. Raises WorkerFailed."""
-    nowhere = subprocess.DEVNULL  # engines log prompts, and logs belong to the host
-    fd = theirs.fileno()
+    fd, streams = theirs.fileno(), ("stdin", "stdout", "stderr")
     words = (*command, "--fd", str(fd), "--engine", engine)
+    quiet: Any = dict.fromkeys(
+        streams, subprocess.DEVNULL
+    )  # engines log prompts; logs are the host's
     try:
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *words,
-                stdin=nowhere,
-                stdout=nowhere,
-                stderr=nowhere,
-                pass_fds=(fd,),
-                env=ENVIRONMENT,
-                cwd="/",
-                process_group=0,
+                *words, pass_fds=(fd,), env=ENVIRONMENT, cwd="/", process_group=0, **quiet
             )
     except OSError as cause:
         raise WorkerFailed(about="start", got=cause) from cause

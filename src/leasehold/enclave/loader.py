@@ -73,6 +73,7 @@ class SealedLoader:
     entropy: Entropy
     origin: str
     mirrors: tuple[str, ...]
+    make: Callable[[str, int], MemoryFile] = memory.create
     _sink: MemorySink = field(default_factory=MemorySink)
     _told: int = 0
     _ports: object = None
@@ -81,8 +82,7 @@ class SealedLoader:
         """See `boot.ModelLoader`."""
         await self.host.prepare(self.settings.engine)
         self._sink.shred()
-        make = memory.allocate if self.settings.unsafe_engine_in_process else memory.create
-        self._sink, self._told = (sink := MemorySink(make=make)), 0
+        self._sink, self._told = (sink := MemorySink(make=self.make)), 0
         sources = self._sources(lent.terms.model.digest)
         try:
             model = await load_sealed(

@@ -5,18 +5,43 @@ Spec: docs/spec/worker.md, W-10, W-29. Refuses to know what the bytes are; nothi
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import mmap
 import os
+from dataclasses import replace
 from typing import Final
 
 from leasehold.core.frames import MemoryFile
-from leasehold.errors import NoMemoryFiles
+from leasehold.errors import NoMemoryFiles, SwapOn
 
 _MFD_NOEXEC_SEAL: Final = 0x8  # since Linux 6.3; not in Python's os module
 _ZEROS: Final = bytes(1 << 20)
+_ALL_AS_TOUCHED: Final = 1 | 2 | 4  # MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT of linux/mman.h
 _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW
+
+
+def lock_process() -> None:
+    """W-30: no page of this process is swapped from here on. Raises SwapOn where it must not lock them."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlockall(_ALL_AS_TOUCHED) != 0:
+        raise SwapOn(about="mlockall", got=os.strerror(ctypes.get_errno()))
+
+
+def create_locked(name: str, size: int) -> MemoryFile:
+    """W-30: the like of `create` in a process that is locked: all its pages are there, and are never swapped.
+
+    Raises also SwapOn, where there are more than the process may lock.
+    """
+    file = create(name, size)
+    try:
+        held = mmap.mmap(file.fd, max(1, size), mmap.MAP_PRIVATE, mmap.PROT_READ)
+    except OSError as cause:
+        os.close(file.fd)
+        raise SwapOn(about=f"{size} bytes of {name}", got=cause.strerror) from cause
+    held[:: mmap.PAGESIZE]  # a page is made, and locked, as it is read
+    return replace(file, held=held)
 
 
 def create(name: str, size: int) -> MemoryFile:

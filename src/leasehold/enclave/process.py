@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from leasehold.core.crypto import SigningKey, TlsKey
+from leasehold.core.evidence import Attester
+from leasehold.enclave import memory
 from leasehold.enclave.attesters import open_attester, open_devices
 from leasehold.enclave.boot import Enclave, Machine
 from leasehold.enclave.child import Start
-from leasehold.enclave.host import WorkerHost
+from leasehold.enclave.host import COMMAND, WorkerHost
 from leasehold.enclave.loader import SealedLoader
 from leasehold.enclave.log import JsonLog
 from leasehold.enclave.prover import InstanceKeys
@@ -59,7 +61,7 @@ async def run_instance(hints: Hints, start_here: Start) -> None:
     """Run until SIGTERM, or until a stop is proved where the engine is in this process (W-29).
 
     `start_here` starts an engine in this process, where the configuration wants that. Raises FileTrouble,
-    BadSetting, PortInUse, EngineNeedsProcess, and the custodian's refusal.
+    BadSetting, PortInUse, SwapOn, EngineNeedsProcess, and the custodian's refusal.
     """
     _no_core_dumps()
     settings = parse_settings(_read(hints.configuration))
@@ -69,11 +71,17 @@ async def run_instance(hints: Hints, start_here: Start) -> None:
         enclave.machine.log.event("worker_died", code=failure.code)
         enclave.engine_lost()
 
+    attester = open_attester(settings.attester, hints.platform)
     start = start_here if settings.unsafe_engine_in_process else None
-    host = WorkerHost(on_exit=worker_died, start=start)
+    # W-30: what is simulated keeps no secret, and says so; it runs on anybody's machine.
+    locks = has_swap() and not (settings.unsafe_swapped_weights or attester.simulated)
+    if locks:
+        memory.lock_process()
+    command = (*COMMAND, "--lock") if locks else COMMAND
+    host = WorkerHost(on_exit=worker_died, command=command, start=start)
     try:
         await host.prepare(settings.engine)  # beside all that comes before the model
-        enclave = _enclave(hints, settings, host)
+        enclave = _enclave(hints, settings, host, attester, locks=locks)
         context = enclave_server_context(enclave.keys.certificate, enclave.keys.tls)
         where = (hints.listen_host, hints.listen_port)
         async with serving(Application(enclave), context, *where) as address:
@@ -84,8 +92,9 @@ async def run_instance(hints: Hints, start_here: Start) -> None:
         await host.kill()
 
 
-def _enclave(hints: Hints, settings: Settings, host: WorkerHost) -> Enclave:
-    attester = open_attester(settings.attester, hints.platform)
+def _enclave(
+    hints: Hints, settings: Settings, host: WorkerHost, attester: Attester, *, locks: bool
+) -> Enclave:
     devices = open_devices(settings.devices)
     clock, entropy = SystemClock(), os.urandom
     log = JsonLog(clock, simulated=attester.simulated)
@@ -93,12 +102,14 @@ def _enclave(hints: Hints, settings: Settings, host: WorkerHost) -> Enclave:
     if settings.unsafe_engine_in_process:
         log.event("unsafe_engine_in_process")
     if has_swap():
-        log.event("swap_on")
+        log.event("swap_on", state="locked" if locks else "unsafe")
     keys = InstanceKeys(tls, enclave_certificate(tls, entropy=entropy), SigningKey.make(entropy))
     wire = HttpsWire(hints.custodian_host, hints.custodian_port, settings, tls)
     machine = Machine(attester, wire, host, clock, entropy, log, _in_thread, devices)
     origin = f"https://{hints.custodian_host}:{hints.custodian_port}"
-    loader = SealedLoader(host, settings, log, entropy, origin=origin, mirrors=hints.mirrors)
+    unlocked = memory.allocate if settings.unsafe_engine_in_process else memory.create
+    make = memory.create_locked if locks and unlocked is memory.create else unlocked
+    loader = SealedLoader(host, settings, log, entropy, origin, hints.mirrors, make)
     return Enclave(settings, machine, keys, loader)
 
 
@@ -141,10 +152,9 @@ def _read(path: Path) -> bytes:
 
 
 def has_swap() -> bool:
-    """T48: whether the kernel may write pages of the model to a disk. No image of an enclave has swap."""
-    with suppress(
-        OSError
-    ):  # Gramine shows no such file, and enclave pages are not swapped in clear
+    """W-30, T48: whether the kernel may write pages to a disk. No image of an enclave has swap."""
+    # Gramine shows no such file, and pages of its enclaves are not swapped in clear.
+    with suppress(OSError):
         return len(_SWAPS.read_text().splitlines()) > 1
     return False
 

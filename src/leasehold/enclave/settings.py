@@ -28,14 +28,18 @@ DEAD_MAN_SECONDS_MIN: Final = 7  # an idle line is heard from every five to six 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file's keys. Bounds keep a typing error from becoming an outage."""
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the custodian fixed, by the file's keys. Bounds keep a typing error from becoming an outage.
 
+    `file` is the whole signed file, as it goes into the evidence; the two keys are hex in it.
+    """
+
+    file: bytes
     version: int
     loan: str
     engine: str
     attester: str
-    custodian_root: str
+    custodian_root: bytes
     custodian_ca: str
     custodian_name: str
     dead_man_seconds: Annotated[int, msgspec.Meta(ge=DEAD_MAN_SECONDS_MIN)]
@@ -48,32 +52,14 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body_bytes_max: _Positive
     devices: str = NO_DEVICES
     log_origin: str = ""
-    log_key: str = ""
-    unsafe_engine_in_process: bool = False
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """What the custodian fixed. `file` is the whole signed file, as it goes into the evidence."""
-
-    file: bytes
-    loan: str
-    engine: str
-    attester: str
-    custodian_root: bytes
-    custodian_ca: str
-    custodian_name: str
-    dead_man: Duration
-    context_tokens: int
-    slots: int
-    threads: int
-    block_tokens: int
-    queue_max: int
-    concurrency_max: int
-    body_bytes_max: int
-    devices: str = NO_DEVICES
-    log_origin: str = ""
     log_key: bytes = b""
     unsafe_engine_in_process: bool = False
+    unsafe_swapped_weights: bool = False
+
+    @property
+    def dead_man(self) -> Duration:
+        """So long without contact, and everything is wiped."""
+        return Duration(self.dead_man_seconds * SECOND)
 
 
 def parse_settings(file: bytes) -> Settings:
@@ -84,18 +70,14 @@ def parse_settings(file: bytes) -> Settings:
     """
     try:
         content = tomllib.loads(unsigned_text(file).decode())
-        parsed = msgspec.convert(content, _File)
+        for name in {"custodian_root", "log_key"} & content.keys():
+            content[name] = unhex(str(content[name]), about=name, size=32)
+        settings = msgspec.convert(content | {"file": file}, Settings)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as cause:
         raise BadSetting(about="enclave configuration", got=cause) from cause
-    if parsed.version != VERSION:
-        raise BadSetting(about="version", got=parsed.version, expected=VERSION)
-    if parsed.attester == GRAMINE and not parsed.unsafe_engine_in_process:  # W-29
-        raise BadSetting(
-            about="unsafe_engine_in_process", got=False, expected="true, under Gramine"
-        )
-    root = unhex(parsed.custodian_root, about="custodian_root", size=32)
-    check_text(file, kind=KIND, public=root)
-    log_key = unhex(parsed.log_key, about="log_key", size=32) if parsed.log_key else b""
-    dead_man = Duration(parsed.dead_man_seconds * SECOND)
-    found = {"file": file, "custodian_root": root, "log_key": log_key, "dead_man": dead_man}
-    return msgspec.convert(msgspec.structs.asdict(parsed) | found, Settings)
+    if settings.version != VERSION:
+        raise BadSetting(about="version", got=settings.version, expected=VERSION)
+    if settings.attester == GRAMINE and not settings.unsafe_engine_in_process:  # W-29
+        raise BadSetting(about="unsafe_engine_in_process", got=False, expected="true, for Gramine")
+    check_text(file, kind=KIND, public=settings.custodian_root)
+    return settings

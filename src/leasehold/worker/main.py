@@ -37,8 +37,10 @@ def main(arguments: Sequence[str]) -> int:
     match arguments:
         case ["--fd", number, "--engine", name] if number.isdecimal():
             return serve(int(number), partial(find_engine, name))
+        case ["--lock", "--fd", number, "--engine", name] if number.isdecimal():
+            return serve(int(number), partial(find_engine, name), locks=True)
         case _:
-            raise SystemExit("usage: python -I -m leasehold.worker --fd N --engine NAME")
+            raise SystemExit("usage: python -I -m leasehold.worker [--lock] --fd N --engine NAME")
 
 
 def find_engine(name: str) -> Engine:
@@ -54,14 +56,20 @@ def find_engine(name: str) -> Engine:
     return make()
 
 
-def serve(descriptor: int, find: Callable[[], Engine]) -> int:
-    """Load what the first frame brings, then answer requests. Gives the exit status."""
+def serve(descriptor: int, find: Callable[[], Engine], *, locks: bool = False) -> int:
+    """Load what the first frame brings, then answer requests. Gives the exit status.
+
+    Where it `locks`, it refuses a model unless its memory cannot be swapped (W-30).
+    """
     wire = socket.socket(fileno=descriptor)
     deframer = frames.Deframer(frames.TO_WORKER)
     try:
+        swaps = room.lock_process() if locks else None  # while it has the rights for it
         report = sandbox.isolate()  # before imports: libraries start threads
         engine = find()  # while the model is on its way
         order, files = _receive_order(wire, deframer)
+        if swaps is not None:
+            raise swaps
         room.check(engine.load_peak_ratio, files, room.free_bytes())
         report += sandbox.confine()  # after imports: no file can be opened from here on
         loaded = engine.load(files, order.settings)

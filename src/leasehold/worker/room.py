@@ -5,15 +5,20 @@ Spec: docs/spec/worker.md, W-27. Refuses to know engines but for what they decla
 
 from __future__ import annotations
 
+import ctypes
+import os
+import resource
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from leasehold.core.frames import MemoryFile
-from leasehold.errors import ModelTooLarge
+from leasehold.errors import ModelTooLarge, SwapOn
 
 PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 _KIB: Final = 1024
+_ALL_AS_TOUCHED: Final = 1 | 2 | 4  # MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT of linux/mman.h
 
 
 def check(ratio: float, files: Sequence[MemoryFile], free: int | None) -> None:
@@ -29,6 +34,16 @@ def check(ratio: float, files: Sequence[MemoryFile], free: int | None) -> None:
             got=free,
             expected=f">= {wanted}: {ratio} times the files' {size} bytes at the peak, less these",
         )
+
+
+def lock_process() -> SwapOn | None:
+    """W-30: no page of this process is swapped from here on; where it must not lock them, why."""
+    with suppress(ValueError, OSError):  # only an administrator may; it may be high enough
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlockall(_ALL_AS_TOUCHED) == 0:
+        return None
+    return SwapOn(about="the engine's memory", got=os.strerror(ctypes.get_errno()))
 
 
 def free_bytes(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
