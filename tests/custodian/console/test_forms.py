@@ -225,6 +225,19 @@ async def test_a_stop_is_called_off_before_it_begins(office: Office) -> None:
     )
 
 
+async def test_an_enclave_is_stopped_by_its_whole_name(office: Office) -> None:
+    guest = Guest(office.house)
+    await guest.attested(office.custodian)
+    page = await see(office, f"/console/stop?scope=enclave&target={guest.id}")
+    assert f"Stop enclave {guest.id[:16]}…" in page.text
+    assert f"Enclave {guest.id}" in page.text
+    fields = {f["name"]: f.get("value") or "x" for f in page.all("input") if f["type"] == "hidden"}
+    await send(office, "/console/stop", {**fields, "reason": "suspect"})
+    page = await see(office, "/console/stops/1")
+    assert f"Stop 1 of enclave {guest.id[:16]}… in force" in page.text
+    assert f"Enclave {guest.id}" in page.text
+
+
 async def test_a_scope_that_is_none_is_refused(office: Office) -> None:
     async with office.client(office.operator()) as client:
         answer = await client.get("/console/stop?scope=planet")

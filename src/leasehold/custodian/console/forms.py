@@ -15,6 +15,7 @@ from leasehold.core.messages import Scope
 from leasehold.core.units import DAY, MINUTE, SECOND, Units
 from leasehold.custodian.console.line import Line
 from leasehold.custodian.console.pages import Page
+from leasehold.custodian.console.stopping import brief
 from leasehold.custodian.proposals import Pending
 from leasehold.custodian.proposed import HandOrder
 from leasehold.custodian.records import Approval, ProgressView, Reason, StopCommand, Why
@@ -111,14 +112,15 @@ async def ask_stop(line: Line) -> Page:
         raise BadRequest(
             about="scope", got=scope, expected="consumer, enclave, loan or all"
         ) from cause
-    what = "everything" if order.scope == "all" else f"{order.scope} {order.target}"
+    what = brief(order.scope, order.target)
     return Page("stop_form.html", f"Stop {what}", {"order": order, "what": what})
 
 
 async def ask_lift(line: Line, number: str) -> Page:
     """O-35: why to lift a stop, or call it off."""
     view = await line.read("/operator/stops/{id}", ProgressView, id=number)
-    return Page("lift_form.html", f"Lift stop {view.stop.id}", {"stop": view.stop})
+    values = {"stop": view.stop, "what": brief(view.stop.scope, view.stop.target)}
+    return Page("lift_form.html", f"Lift stop {view.stop.id}", values)
 
 
 # What is done: each gives the path of the page to look at next ------------------------------------------

@@ -17,6 +17,7 @@ from starlette.responses import RedirectResponse, Response
 from leasehold.core.moments import span, utc
 from leasehold.core.units import Instant
 from leasehold.custodian.console.bars import Bar
+from leasehold.custodian.console.stopping import ID_CHARS
 
 PREFIX: Final = "/console"
 HEADERS: Final[Mapping[str, str]] = {
@@ -31,7 +32,6 @@ HEADERS: Final[Mapping[str, str]] = {
     "cross-origin-resource-policy": "same-origin",
 }
 STATIC: Final[Mapping[str, str]] = {"console.css": "text/css", "icon.svg": "image/svg+xml"}
-_SHOWN: Final = 16  # characters of an instance id that people compare
 
 
 def page(template: str, values: Mapping[str, Any], *, status: int = 200) -> Response:
@@ -67,9 +67,9 @@ def ago(instant: Instant, now: Instant) -> str:
 
 def _short(name: str) -> Markup:
     """The start of a long name; the whole one stays in the page."""
-    if len(name) <= _SHOWN:
+    if len(name) <= ID_CHARS:
         return Markup("<code>{}</code>").format(name)
-    return Markup('<code class="id" title="{}">{}…</code>').format(name, name[:_SHOWN])
+    return Markup('<code class="id" title="{}">{}…</code>').format(name, name[:ID_CHARS])
 
 
 def _environment() -> Any:

@@ -8,14 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from leasehold.core.messages import Scope
 from leasehold.custodian.ledger.stops import Phase, Stop
 from leasehold.custodian.records import MemberView, ProgressView
-from leasehold.custodian.words import proof_delay, scope_in_words, sentences
+from leasehold.custodian.words import proof_delay, sentences
 
 Standing = Literal["proved", "told", "silent", "dead", "announced", "serving"]
 ROWS_MAX: Final = (
     200  # of a page that loads itself anew: nobody reads more, and it stays below 0.2 MB
 )
+TARGET_CHARS_MAX: Final = 63  # the longest name; an instance id is longer
+ID_CHARS: Final = 16  # of an instance id, which people compare
 _PHASES: Final[dict[Phase, str]] = {"notice": "announced", "drain": "draining", "full": "in force"}
 # In the order in which they are shown: who is to be worried about comes first.
 LABELS: Final[dict[Standing, str]] = {
@@ -66,12 +69,20 @@ def card(view: ProgressView, *, rows_max: int = ROWS_MAX) -> Card:
     )
     return Card(
         view,
-        scope_in_words(view.stop),
+        brief(view.stop.scope, view.stop.target),
         state_of(view.stop, complete=view.complete),
         sentences(view),
         tuple(rows[:rows_max]),
         max(0, len(rows) - rows_max),
     )
+
+
+def brief(scope: Scope, target: str) -> str:
+    """What is stopped, short enough for a heading."""
+    if scope == "all":
+        return "everything"
+    is_long = len(target) > TARGET_CHARS_MAX
+    return f"{scope} {target[:ID_CHARS]}…" if is_long else f"{scope} {target}"
 
 
 def state_of(stop: Stop, *, complete: bool = False) -> str:
