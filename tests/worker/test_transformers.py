@@ -35,7 +35,7 @@ from leasehold.core.frames import (
     Tokens,
     Tools,
 )
-from leasehold.enclave.host import ENVIRONMENT
+from leasehold.enclave.child import ENVIRONMENT
 from leasehold.errors import BadModel, BadRequest, UnsupportedParameter
 from leasehold.worker import pytorch, recipe, shards
 from leasehold.worker.calls import OPEN

@@ -15,13 +15,18 @@ from typing import Final
 from leasehold.errors import LeaseholdError
 from leasehold.worker import inproc, sandbox
 from leasehold.worker.main import find_engine
+from leasehold.worker.profile import Profile, profile_of
 
 IN_PROCESS: Final = "--in-process"
 
 
 def main(words: Sequence[str]) -> None:
-    """Print one line of JSON: `layers`, `absent`, and `engine` where one was named and cannot be had."""
+    """Print one line of JSON: `layers`, `absent`, `engine` where one was named and cannot be had.
+
+    Of an engine with a profile also its name, what it `opens` here, and `without` which layers it is.
+    """
     told: dict[str, object] = {}
+    profile: Profile | None = None
     is_here = IN_PROCESS in words
     report = sandbox.Report((), sandbox.NAMES) if is_here else sandbox.isolate()
     try:
@@ -30,9 +35,18 @@ def main(words: Sequence[str]) -> None:
                 engine = find_engine(name)
                 if is_here:
                     inproc.check(name, engine)
+                else:
+                    profile = profile_of(engine)
     except LeaseholdError as failure:
         told["engine"] = failure.message
-    if not is_here:
+    if profile is not None:
+        told["profile"], told["without"] = profile.name, [sandbox.EMPTY]
+        told["opens"] = sorted({path for path, _ in profile.rules()})
+    try:
+        if not is_here:
+            report += sandbox.confine(profile)
+    except LeaseholdError as failure:
+        told["engine"] = failure.message
         report += sandbox.confine()
     line = json.dumps(told | {"layers": report.layers, "absent": report.absent})
     os.write(sys.stdout.fileno(), line.encode() + b"\n")

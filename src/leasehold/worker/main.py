@@ -23,6 +23,7 @@ from leasehold.net.declared import declared, load
 from leasehold.worker import room, sandbox
 from leasehold.worker.engine import EXIT_STATUS_BUG, Engine
 from leasehold.worker.outbox import PACE_SECONDS, Outbox, Said, Telling
+from leasehold.worker.profile import profile_of
 
 ENTRY_POINTS: Final = "leasehold.engines"
 READ_BYTES: Final = 256 * KIB  # what one read takes at most; the kernel's buffer is about as large
@@ -71,7 +72,9 @@ def serve(descriptor: int, find: Callable[[], Engine], *, locks: bool = False) -
         if swaps is not None:
             raise swaps
         room.check(engine.load_peak_ratio, files, room.free_bytes())
-        report += sandbox.confine()  # after imports: no file can be opened from here on
+        report += sandbox.confine(
+            profile_of(engine)
+        )  # after imports: no file can be opened from here on
         loaded = engine.load(files, order.settings)
     except LeaseholdError as refusal:
         wire.sendall(frames.encode(LoadFailed(fault_of(refusal))))

@@ -18,7 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from leasehold.errors import WorkerFailed
 from leasehold.worker import landlock, seccomp
+from leasehold.worker.profile import Profile
 
 _PR_SET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 1, 3, 4
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
@@ -26,6 +28,7 @@ _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS = 38, 39
 _CLONE_NEWUTS, _CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWNET = 1 << 26, 1 << 27, 1 << 28, 1 << 30
 _CAPABILITY_VERSION_3: Final = 0x20080522
 OPEN_FILES_MAX: Final = 256  # 128 model files, the socket, what an engine opens for itself
+LANDLOCK, EMPTY, SECCOMP = "landlock", "empty-root", "seccomp"
 EMPTY_ROOT: Final = "/proc/self/fd"  # as root directory it holds nothing but what is open already
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -58,9 +61,31 @@ def isolate() -> Report:
     return _enter(BEFORE_IMPORT)
 
 
-def confine() -> Report:
-    """The layers under which nothing more can be imported. No other thread may run yet."""
-    return _enter(BEFORE_PARSING)
+def confine(profile: Profile | None = None) -> Report:
+    """The layers under which nothing more can be imported. No other thread may run yet.
+
+    With a profile (W-31) paths lead somewhere, so the root stays, and only Landlock says where to: raises
+    WorkerFailed where the kernel has none.
+    """
+    if profile is None:
+        return _enter(BEFORE_PARSING)
+    report = _enter(with_profile(profile))
+    if LANDLOCK in report.absent:
+        raise WorkerFailed(about=f"sandbox profile {profile.name}", got="a kernel without Landlock")
+    return report + Report((), (EMPTY,))
+
+
+def with_profile(profile: Profile) -> tuple[Layer, ...]:
+    """W-31: `BEFORE_PARSING` but for the empty root, with the profile's files."""
+    changed = {
+        LANDLOCK: Layer(LANDLOCK, lambda: _install_landlock(profile), _opens_nothing),
+        SECCOMP: Layer(
+            SECCOMP,
+            lambda: seccomp.install(_libc, opens_to_write=True),
+            lambda: _is_filtered(os.O_WRONLY | os.O_CREAT),
+        ),
+    }
+    return tuple(changed.get(one.name, one) for one in BEFORE_PARSING if one.name != EMPTY)
 
 
 def _enter(layers: Sequence[Layer]) -> Report:
@@ -145,21 +170,21 @@ def _has_no_capabilities() -> bool:
     return _libc.capget(header, held) == 0 and held.raw == bytes(24)
 
 
-def _install_landlock() -> None:
+def _install_landlock(profile: Profile | None = None) -> None:
     if threading.active_count() > 1:
         raise OSError(errno.EBUSY, "landlock holds for one thread")
-    landlock.install(_libc)
+    landlock.install(_libc, profile.rules() if profile else ())
 
 
 def _opens_nothing() -> bool:
     return _refused(lambda: os.close(os.open("/", os.O_RDONLY)), errno.EACCES)
 
 
-def _is_filtered() -> bool:
+def _is_filtered(flags: int = os.O_WRONLY) -> bool:
     """Tries a socket, a file to write, a program and a process; wrong paths, should one pass."""
     acts: tuple[Callable[[], object], ...] = (
         lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM).close(),
-        lambda: os.open("", os.O_WRONLY),
+        lambda: os.open("", flags),
         lambda: os.execve("", ["-"], {}),  # noqa: S606, S607
         lambda: os.fork() or os._exit(0),
     )
@@ -176,14 +201,14 @@ BEFORE_IMPORT: Final = (
 )
 BEFORE_PARSING: Final = (
     Layer("limits", _limit, _are_limited),
-    Layer("landlock", _install_landlock, _opens_nothing),
-    Layer("empty-root", _empty_root, _is_empty),
+    Layer(LANDLOCK, _install_landlock, _opens_nothing),
+    Layer(EMPTY, _empty_root, _is_empty),
     Layer("no-capabilities", _drop_capabilities, _has_no_capabilities),
     Layer(
         "undumpable",
         lambda: _prctl(_PR_SET_DUMPABLE, 0),
         lambda: _prctl(_PR_GET_DUMPABLE) == 0,
     ),
-    Layer("seccomp", lambda: seccomp.install(_libc), _is_filtered),
+    Layer(SECCOMP, lambda: seccomp.install(_libc), _is_filtered),
 )
 NAMES: Final = tuple(layer.name for layer in (*BEFORE_IMPORT, *BEFORE_PARSING))

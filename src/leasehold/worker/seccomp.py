@@ -21,7 +21,8 @@ _KILL: Final = 0x80000000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16  # offsets in struct seccomp_data
 _X32: Final = 0x40000000  # the x32 table's calls would slip past numbers of the other
-_WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_MAKING: Final = os.O_CREAT | os.O_TRUNC | 0o20000000  # the last is of O_TMPFILE alone
+_WRITING: Final = os.O_WRONLY | os.O_RDWR | _MAKING
 _CLONE_THREAD: Final = 0x10000
 _AF_UNIX: Final = 1
 
@@ -73,10 +74,11 @@ _GUARDED: Final = (
 _TGKILL: Final = (234, 131)
 
 
-def program(machine: str, process_id: int) -> bytes:
+def program(machine: str, process_id: int, *, opens_to_write: bool = False) -> bytes:
     """The filter as an array of struct sock_filter, for a process with that id.
 
-    Raises KeyError on a machine that it has no numbers for.
+    With `opens_to_write` files that exist may be opened for that: Landlock says which (W-31). Raises
+    KeyError on a machine that it has no numbers for.
     """
     column, architecture = ARCHITECTURES[machine]
     refuse, absent = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
@@ -94,6 +96,8 @@ def program(machine: str, process_id: int) -> bytes:
                 code += [(_EQUAL, 0, 1, numbers[column]), (_RETURN, 0, 0, verdict)]
     own_threads = (_TGKILL, 0, _EQUAL, process_id, True)
     for numbers, argument, test, operand, wanted in (*_GUARDED, own_threads):
+        if operand == _WRITING and opens_to_write:
+            operand = _MAKING
         if numbers[column] >= 0:
             verdicts = (_ALLOW, refuse) if wanted else (refuse, _ALLOW)
             code += [
@@ -106,12 +110,12 @@ def program(machine: str, process_id: int) -> bytes:
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
 
 
-def install(libc: ctypes.CDLL) -> None:
+def install(libc: ctypes.CDLL, *, opens_to_write: bool = False) -> None:
     """Put the filter on every thread, for good. Needs no_new_privs. Raises OSError."""
     machine = platform.machine()
     if machine not in ARCHITECTURES:
         raise OSError(errno.ENOSYS, "no system call numbers for this machine")
-    code = program(machine, os.getpid())
+    code = program(machine, os.getpid(), opens_to_write=opens_to_write)
     buffer = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
     number = _SECCOMP[ARCHITECTURES[machine][0]]

@@ -46,6 +46,7 @@ class VllmEngine:
     load_peak_ratio: ClassVar[float] = (
         1.3  # of this machine's memory: the files, and a run of copies
     )
+    profile: ClassVar[str] = "gpu"
     needs_process: ClassVar[str] = "its loader takes descriptors, not buffers"
 
     def __init__(self) -> None:
