@@ -70,6 +70,20 @@ def test_any_cut_of_the_stream_gives_the_same_frames(
     assert got == sent
 
 
+def test_what_shares_a_frame_comes_out_in_order_and_single() -> None:
+    said = (frames.Counted(1, 2), Token(1, "a"), Token(2, "b"), Done(1, Reason.STOP, 2, 1))
+    stream = frames.encode(frames.Several(said)) + frames.encode(Token(2, "c"))
+    assert Deframer(frames.TO_GOVERNOR).feed(stream) == [*said, Token(2, "c")]
+
+
+def test_a_frame_shared_by_too_many_or_by_what_may_not_is_refused() -> None:
+    crowd = frames.encode(frames.Several((Token(1, "a"),) * (frames.SEVERAL_MAX + 1)))
+    with pytest.raises(BadMessage, match="length <= 64"):
+        Deframer(frames.TO_GOVERNOR).feed(crowd)
+    with pytest.raises(BadMessage, match="Invalid value 26"):
+        Deframer(frames.TO_GOVERNOR).feed(raw(28, [[26, 3, "engine_failed"]]))
+
+
 def test_every_frame_to_the_worker_survives() -> None:
     stream = b"".join(frames.encode(frame) for frame in TO_WORKER)
     assert Deframer(frames.TO_WORKER).feed(stream) == TO_WORKER

@@ -23,6 +23,9 @@ LONGEST_TOKEN_BYTES_MAX: Final = 512  # runs of 128 spaces are the longest publi
 CONTEXT_TOKENS_MAX: Final = 1 << 24  # sixteen times the longest published context
 LENGTH_BYTES: Final = 4
 EMBEDDING_DIMS_MAX: Final = 1 << 14  # a vector of 64 KiB, as much as a row of output (I-5)
+SEVERAL_MAX: Final = (
+    64  # in one frame; the governor groups what a slow reader leaves from as many on
+)
 CALLS_MAX: Final = 128  # calls in one turn
 TOP_PROBS_MAX: Final = 20  # OpenAI's limit
 
@@ -82,9 +85,6 @@ class Fault(StrEnum):
     UNSUPPORTED = "unsupported_parameter"
     INVALID = "invalid_request"
     ENGINE = "engine_failed"
-
-
-# Parts -------------------------------------------------------------------------------------------
 
 
 class Call(Record, frozen=True):
@@ -195,9 +195,6 @@ class MemoryFile:
     held: object = None  # what keeps its pages from being swapped (W-30)
 
 
-# Governor to worker (W-2) ------------------------------------------------------------------------
-
-
 class Load(Record, tag=10, frozen=True):
     """Load these files. The first frame, and the only one with descriptors."""
 
@@ -246,9 +243,6 @@ class Infer(Record, tag=15, frozen=True):
     inputs: Annotated[tuple[Tensor, ...], Meta(max_length=TENSORS_MAX)]
     outputs: Annotated[tuple[str, ...], Meta(min_length=1, max_length=TENSORS_MAX)]
     bytes_max: Annotated[int, Meta(ge=1, le=FRAME_BYTES_MAX)]
-
-
-# Worker to governor (W-3) ------------------------------------------------------------------------
 
 
 class Loaded(Record, tag=20, frozen=True):
@@ -346,16 +340,22 @@ class Inferred(Record, tag=27, frozen=True):
     outputs: Annotated[tuple[Tensor, ...], Meta(max_length=TENSORS_MAX)]
 
 
+class Several(Record, tag=28, frozen=True):
+    """What leaves together, in order."""
+
+    said: Annotated[tuple[Counted | Token | Done, ...], Meta(max_length=SEVERAL_MAX)]
+
+
 ToWorker = Load | Count | Generate | Embed | Cancel | Infer
 ToGovernor = Loaded | LoadFailed | Counted | Token | Done | Embedded | Failed | Inferred
 
 F = TypeVar("F")
 _ENCODER: Final = msgspec.msgpack.Encoder()
 TO_WORKER: Final = msgspec.msgpack.Decoder(ToWorker)
-TO_GOVERNOR: Final = msgspec.msgpack.Decoder(ToGovernor)
+TO_GOVERNOR: Final = msgspec.msgpack.Decoder[ToGovernor](ToGovernor | Several)
 
 
-def encode(frame: ToWorker | ToGovernor) -> bytes:
+def encode(frame: ToWorker | ToGovernor | Several) -> bytes:
     """W-1: u32 length, big-endian, and the frame. Raises BadMessage for one over the limit."""
     body = _ENCODER.encode(frame)
     if len(body) > FRAME_BYTES_MAX:
@@ -370,8 +370,7 @@ class Deframer(Generic[F]):
 
     def __init__(self, decoder: msgspec.msgpack.Decoder[F]) -> None:
         """Take TO_WORKER or TO_GOVERNOR."""
-        self._decoder = decoder
-        self._buffer = bytearray()
+        self._decoder, self._buffer = decoder, bytearray()
 
     def feed(self, data: bytes) -> list[F]:
         """The frames that these bytes complete. Raises BadMessage; the stream is then useless."""
@@ -388,9 +387,10 @@ class Deframer(Generic[F]):
                 if end > len(view):
                     break
                 try:
-                    frames.append(decode(view[body:end]))
+                    frame = decode(view[body:end])
                 except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as cause:
                     raise BadMessage(about="frame", got=str(cause)) from cause
+                frames += getattr(frame, "said", (frame,))
                 start = end
         if kept:
             del kept[:start]

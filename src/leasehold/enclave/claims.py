@@ -84,21 +84,19 @@ class Claims:
         if self.input_max and not (self.dropped and isinstance(frame, Done)):
             _agree("kind of answer", type(frame) is Counted, type(frame), Counted)
             return
+        if isinstance(frame, Token):
+            self.tokens, self.text_bytes = self.tokens + frame.count, self.text_bytes + frame.size
+            at_most = self.tokens_max if self.kind is Done else 0
+            room = self.tokens * self.longest
+            if frame.probs or self.tokens > at_most or self.text_bytes > room:
+                self.probs += len(frame.probs)
+                widest = max((len(row) for row in frame.probs), default=0)
+                _agree("probabilities", widest <= self.probs_max, widest, self.probs_max)
+                _agree("probabilities", self.probs <= self.tokens, self.probs, self.tokens)
+                _agree("tokens", self.tokens <= at_most, self.tokens, at_most)
+                _agree("bytes of text", self.text_bytes <= room, self.text_bytes, room)
+            return
         match frame:
-            case Token():
-                self.tokens += frame.count
-                self.text_bytes += frame.size
-                if frame.probs:
-                    self.probs += len(frame.probs)
-                    widest = max(len(row) for row in frame.probs)
-                    _agree("probabilities", widest <= self.probs_max, widest, self.probs_max)
-                    _agree("probabilities", self.probs <= self.tokens, self.probs, self.tokens)
-                at_most = self.tokens_max if self.kind is Done else 0
-                room = self.tokens * self.longest
-                if self.tokens > at_most or self.text_bytes > room:
-                    _agree("tokens", self.tokens <= at_most, self.tokens, at_most)
-                    _agree("bytes of text", self.text_bytes <= room, self.text_bytes, room)
-                return
             case Done():
                 got, expected = frame.output_tokens, self.tokens
                 _agree("output tokens", got == expected, got, expected)
@@ -114,8 +112,6 @@ class Claims:
                 _agree("outputs", names == wanted, names, wanted)
                 for tensor, port in zip(frame.outputs, self.outputs, strict=True):
                     check_tensor(tensor, port, BadMessage)
-            case Counted():
-                pass
         _agree("kind of answer", type(frame) is self.kind, type(frame), self.kind)
 
     def take(self, frame: Answer) -> bool:
@@ -131,7 +127,9 @@ class Claims:
                 self.tokens_max = min(self.tokens_max, self.context - frame.tokens)
             frame = self._floored(frame)
         if not self.dropped:
-            self._keep(frame)
+            if len(self.arrived) < BACKLOG_FRAMES or not self._grouped(frame):
+                self.arrived.append(frame)
+            self._wake()
         return self.ended
 
     @property
@@ -139,16 +137,15 @@ class Claims:
         """Whether all of it was fetched."""
         return self.ended and not self.arrived
 
-    def _keep(self, frame: Answer) -> None:
-        last = self.arrived[-1] if len(self.arrived) >= BACKLOG_FRAMES else None
+    def _grouped(self, frame: Answer) -> bool:
+        last = self.arrived[-1]
         if isinstance(last, Token) and isinstance(frame, Token):
             count = last.count + frame.count
             if count <= frames.GROUP_TOKENS_MAX:
                 text, calls = last.text + frame.text, last.calls + frame.calls
                 self.arrived[-1] = Token(frame.id, text, count, calls, last.probs + frame.probs)
-                return
-        self.arrived.append(frame)
-        self._wake()
+                return True
+        return False
 
     def drop(self) -> None:
         """Nobody reads any more; what still comes is checked and forgotten."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from leasehold.core import frames
@@ -17,7 +17,7 @@ from leasehold.core.frames import Token
 
 PACE_SECONDS: Final = 0.004  # between two writes of tokens that somebody reads as they come
 WHOLE_SECONDS: Final = 0.25  # where nobody does: as long as work may go on before it is charged
-PENDING_MAX: Final = 64  # frames; what the governor keeps for one request before it groups
+PENDING_MAX: Final = frames.SEVERAL_MAX
 
 
 Said = frames.Counted | Token | frames.Done | frames.Embedded | frames.Failed | frames.Inferred
@@ -62,7 +62,7 @@ class Outbox:
             self._changed.notify()
 
     def _write(self) -> None:
-        data = b"".join([frames.encode(frame) for frame in self._pending])
+        data = b"".join([frames.encode(frame) for frame in _together(self._pending)])
         self._pending.clear()
         self._due = None
         try:
@@ -80,6 +80,25 @@ class Outbox:
                     self._write()
                 else:
                     self._changed.wait(left)
+
+
+def _together(pending: Sequence[Said]) -> list[Said | frames.Several]:
+    """W-4: what is small shares a frame; tokens that tell probabilities may be too large to."""
+    found: list[Said | frames.Several] = []
+    small: list[frames.Counted | Token | frames.Done] = []
+    for frame in pending:
+        if isinstance(frame, frames.Counted | frames.Done) or (
+            isinstance(frame, Token) and not frame.probs
+        ):
+            small.append(frame)
+        else:
+            found += [*_shared(small), frame]
+            small = []
+    return found + _shared(small)
+
+
+def _shared(small: Sequence[frames.Counted | Token | frames.Done]) -> list[Said | frames.Several]:
+    return [frames.Several(tuple(small))] if len(small) > 1 else [*small]
 
 
 class Telling:
