@@ -73,10 +73,9 @@ class Gate:
         """
         purse = self.meter.purse(key_hash)
         who = key_hash if purse is None else purse.consumer  # with all of his keys
-        mine = self._per_caller.get(who, 0)
         if self._running >= self.queue_max:
             raise TooBusy(about="this enclave's queue", got=self._running, expected=self.queue_max)
-        if mine >= self.concurrency_max:
+        if (mine := self._per_caller.get(who, 0)) >= self.concurrency_max:
             raise TooBusy(about="your requests", got=mine, expected=f"< {self.concurrency_max}")
         if purse is None and self._strangers >= max(1, self.queue_max // 2):
             raise TooBusy(about="requests without a lease", got=self._strangers)

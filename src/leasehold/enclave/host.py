@@ -33,7 +33,6 @@ CANCEL_SECONDS_MAX: Final = 60.0  # one batch of prefill on a slow machine
 COMMAND: Final = (sys.executable, "-I", "-B", "-m", "leasehold.worker")
 _One = TypeVar("_One", frames.Counted, frames.Embedded, frames.Inferred)
 Piece = frames.Counted | Token | frames.Done
-_OF_LOADING: Final = (frames.Loaded, frames.LoadFailed)
 _REFUSALS: Final = {fault: codes()[fault.value] for fault in frames.Fault}
 
 
@@ -324,7 +323,7 @@ class WorkerHost:
             )
 
     def _take(self, frame: frames.ToGovernor) -> None:
-        if isinstance(frame, _OF_LOADING):
+        if isinstance(frame, (frames.Loaded, frames.LoadFailed)):
             if self._loading is None or self._loading.done():
                 raise BadMessage(about="frame", got=type(frame).__name__)
             self._loading.set_result(frame)
