@@ -2,8 +2,9 @@
 
 The peer commits the rows that grants consist of, read back from our ledger, into the same schema with the
 same constraints, in groups of as many grants as there are callers, by `executemany`, the drivers' own way for
-many rows (ours writes a table's rows by one statement, which on PostgreSQL is faster). It decides nothing, checks nothing, hashes nothing, and nobody waits for a single row.
-A second peer writes, as ours does, of a row that a group changes several times only the last.
+many rows (ours writes a table's rows by one statement, which on PostgreSQL is faster). It decides nothing,
+checks nothing, hashes nothing, and nobody waits for a single row. A second peer writes, as ours does, of a row
+that a group changes several times only the last.
 """
 
 from __future__ import annotations
