@@ -226,6 +226,7 @@ EXPECTED: dict[FindingCode, dict[str, int]] = {
     FindingCode.PLATFORM_DEFENCE_OFF: {"configuration": 32},
     FindingCode.MIGRATABLE: {"configuration": 32},
     FindingCode.SIGNER_EXPIRED: {"executables": 32},
+    FindingCode.UNSAFE_SETTING: {"configuration": 32},
     FindingCode.DEBUG: {"configuration": 96, "runtime_opaque": 96},
     FindingCode.REVOCATION_UNKNOWN: {"hardware": 1},
     FindingCode.NOT_COMPARED: {"executables": 1},

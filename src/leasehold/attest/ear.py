@@ -138,6 +138,7 @@ SAYS: Final[dict[FindingCode, dict[str, Claim]]] = {
     FindingCode.PLATFORM_DEFENCE_OFF: {"configuration": Claim.VULNERABLE},
     FindingCode.MIGRATABLE: {"configuration": Claim.VULNERABLE},
     FindingCode.SIGNER_EXPIRED: {"executables": Claim.VULNERABLE},
+    FindingCode.UNSAFE_SETTING: {"configuration": Claim.VULNERABLE},
     FindingCode.DEBUG: {
         "configuration": Claim.CONTRAINDICATED,
         "runtime_opaque": Claim.CONTRAINDICATED,
