@@ -96,7 +96,8 @@ def boot(place: Place) -> Enclave:
         Events(),
         in_thread,
     )
-    loader = WorldLoader(host, place.settings.custodian_root, MemorySource(place.sealed))
+    source, engine = MemorySource(place.sealed), place.settings.engine
+    loader = WorldLoader(host, place.settings.custodian_root, source, engine=engine)
     return Enclave(place.settings, machine, keys, loader)
 
 

@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from leasehold.core.messages import MESSAGE_BYTES_MAX
 from leasehold.custodian import settings
 from leasehold.custodian.collateral.vendors import Vendors
-from leasehold.custodian.ledger import stops
+from leasehold.custodian.ledger import notices, stops
 from leasehold.custodian.ledger.operators import Operator, Role
 from leasehold.custodian.serve import SystemClock, running, server_context
 from leasehold.custodian.service import Custodian
@@ -53,7 +53,7 @@ def note_stops(store: SqliteStore) -> dict[int, int]:
         now = time.monotonic_ns()
         for outcome in outcomes:
             match outcome.value:
-                case (stops.Stop(id=number), _):
+                case notices.Told(stop=stops.Stop(id=number)):
                     durable[number] = now
         return outcomes
 

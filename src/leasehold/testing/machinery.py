@@ -82,13 +82,14 @@ class WorldLoader:
     root: bytes
     source: MemorySource
     sink: MemorySink = field(default_factory=MemorySink)
+    engine: str = ENGINE
 
     async def load(self, lent: Lent) -> int:
         """See `boot.ModelLoader`."""
         await asyncio.sleep(0.05)
         loading = Loading(
             Sources([self.source], lambda _name, _cause: None),
-            ENGINE,
+            self.engine,
             self.sink,
             1,
             lambda _done, _of: None,
@@ -98,7 +99,7 @@ class WorldLoader:
             root_public=self.root,
             model_key=lent.model_key,
         )
-        await self.host.load(ENGINE, ())
+        await self.host.load(self.engine, ())
         return model.plain_bytes
 
     async def wipe(self) -> int:
