@@ -48,8 +48,11 @@ $(VENV)/.torch: $(STAMP) requirements/torch.txt
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps $(TORCH)
 	@touch $@
 
+# Real processes and simulated days want the machine to themselves; all other tests share its cores.
+ALONE := tests/e2e tests/simulation
 test: $(VENV)/.torch check  ## everything that CI checks
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal $(ALONE:%=--ignore=%)
+	$(BIN)/pytest $(ALONE)
 
 demo: $(STAMP)  ## lend two real models on this machine and take them back, step by step
 	$(BIN)/python -m demo $(ARGS)
