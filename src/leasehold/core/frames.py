@@ -23,9 +23,7 @@ LONGEST_TOKEN_BYTES_MAX: Final = 512  # runs of 128 spaces are the longest publi
 CONTEXT_TOKENS_MAX: Final = 1 << 24  # sixteen times the longest published context
 LENGTH_BYTES: Final = 4
 EMBEDDING_DIMS_MAX: Final = 1 << 14  # a vector of 64 KiB, as much as a row of output (I-5)
-SEVERAL_MAX: Final = (
-    64  # in one frame; the governor groups what a slow reader leaves from as many on
-)
+SEVERAL_MAX: Final = 64  # in one frame
 CALLS_MAX: Final = 128  # calls in one turn
 TOP_PROBS_MAX: Final = 20  # OpenAI's limit
 

@@ -17,7 +17,7 @@ from leasehold.core.frames import Counted, Done, Embedded, Inferred, Token
 from leasehold.core.tensors import Port, check_tensor
 from leasehold.errors import BadMessage, LeaseholdError
 
-BACKLOG_FRAMES: Final = 64  # what a slow reader has not fetched is grouped from here on
+BACKLOG_FRAMES: Final = 1024  # what a slow reader has not fetched is grouped from here on
 FLOAT_BYTES: Final = 4
 
 Answer = Token | Counted | Done | Embedded | Inferred
