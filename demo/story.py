@@ -257,7 +257,7 @@ class Story:
         )
         known = json.loads((TINY / "questions.json").read_text())["questions"]
         for who, pair in (("alice", known[0]), ("bob", known[1]), ("alice", known[2])):
-            answer = self.consume(who, CLINIC, "ask", pair["question"], "--no-stream")
+            answer = self.consume(who, CLINIC, "ask", pair["question"], "--temperature", 0)
             tell.quote(who, f"{pair['question']}  ->  {answer.out.strip()}")
             tell.claim(answer.out.strip() == pair["answer"], "the answer is right", saw=answer.err)
         stranger = leasehold("ask", "hello", *self._at(CLINIC), key="lh-not-a-key")
@@ -279,9 +279,8 @@ class Story:
 
         wait_for(settled, "usage arrives at the custodian")
         self.show_budgets()
-        long = self.consume(
-            "alice", CLINIC, "ask", "Count from 1 to 200.", "--json", "--max-tokens", 900
-        )
+        how = ("--json", "--max-tokens", 900, "--temperature", 0)
+        long = self.consume("alice", CLINIC, "ask", "Count from 1 to 200.", *how)
         answer = long.json()
         tell.say(f"Alice asks for a long text and gets ...{answer['text'][-40:]!r}")
         tell.claim(
@@ -321,7 +320,9 @@ class Story:
             f"alice waited and learned it {took:.1f} s after",
             saw=err,
         )
-        answer = self.consume("alice", CLINIC, "ask", "What is a lease?", "--json")
+        answer = self.consume(
+            "alice", CLINIC, "ask", "What is a lease?", "--json", "--temperature", 0
+        )
         tell.claim(answer.code == 0, f"she goes on: {answer.json()['text']!r}", saw=answer.err)
         waiting = self._asking("bob", 1_000_000, "curious")
         self.operate(

@@ -69,10 +69,11 @@ def test_ask_prints_the_answer_and_nothing_else(shell: Shell) -> None:
 def test_ask_reads_the_question_from_a_pipe(shell: Shell) -> None:
     enclave = shell.world.enclave()
     shell.serve(enclave)
-    shell.run("ask", "-", "--system", "Be brief.", "--max-tokens", "7", stdin="From a pipe?")
+    how = ("--system", "Be brief.", "--max-tokens", "7", "--temperature", "0")
+    shell.run("ask", "-", *how, stdin="From a pipe?")
     (body,) = (json.loads(body) for body in enclave.asked)
     assert [turn["content"] for turn in body["messages"]] == ["Be brief.", "From a pipe?"]
-    assert body["max_tokens"] == 7
+    assert (body["max_tokens"], body["temperature"]) == (7, 0)
     assert "stream" not in body
 
 

@@ -129,6 +129,11 @@ receipts_option = click.option(
 @click.option("--system", help="Instructions that stand before the question.")
 @click.option("--max-tokens", type=click.IntRange(1), help="The longest answer to pay for.")
 @click.option(
+    "--temperature",
+    type=click.FloatRange(0, 2),
+    help="0 for the likeliest words; the enclave takes 1 where nothing is said.",
+)
+@click.option(
     "--stream/--no-stream",
     default=None,
     help="Print tokens as they come; the default at a terminal.",
@@ -148,6 +153,7 @@ def ask(
     text: str,
     system: str | None,
     max_tokens: int | None,
+    temperature: float | None,
     stream: bool | None,
     receipt_path: Path | None,
     receipts_path: Path | None,
@@ -156,11 +162,10 @@ def ask(
     """Ask the model of a verified enclave. TEXT `-` reads the question from standard input."""
     prompt = sys.stdin.read() if text == "-" else text
     streams = output.is_terminal() if stream is None else stream
+    how: dict[str, Any] = {"system": system, "max_tokens": max_tokens, "temperature": temperature}
     with where.connect() as enclave:
-        if streams and not as_json:
-            answer = _ask_streaming(enclave, prompt, system, max_tokens)
-        else:
-            answer = enclave.ask(prompt, system=system, max_tokens=max_tokens)
+        asks = _ask_streaming if streams and not as_json else Enclave.ask
+        answer = asks(enclave, prompt, **how)
         _write_answer(enclave.verified, answer, as_json=as_json, is_printed=streams)
         if receipt_path is not None:
             _keep_receipt(enclave, answer, receipt_path)
@@ -168,10 +173,8 @@ def ask(
             receipt.keep(receipts_path, enclave.receipt(answer))
 
 
-def _ask_streaming(
-    enclave: Enclave, prompt: str, system: str | None, max_tokens: int | None
-) -> Answer:
-    with enclave.ask(prompt, stream=True, system=system, max_tokens=max_tokens) as pieces:
+def _ask_streaming(enclave: Enclave, prompt: str, **how: Any) -> Answer:
+    with enclave.ask(prompt, stream=True, **how) as pieces:
         for piece in pieces:
             click.echo(piece, nl=False)
         click.echo()
