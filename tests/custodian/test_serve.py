@@ -9,6 +9,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import NoReturn
 
 import httpx2
 import pytest
@@ -31,6 +32,7 @@ from leasehold.core.messages import (
 from leasehold.core.units import DAY, Units, after
 from leasehold.custodian.ledger import audit, loans
 from leasehold.custodian.serve import Running, SystemClock, running, serve
+from leasehold.custodian.service import Custodian
 from leasehold.custodian.settings import Place, read_credentials
 from leasehold.enclave.settings import parse_settings
 from leasehold.enclave.wire import HttpsWire
@@ -228,6 +230,20 @@ async def test_sigterm_ends_it_in_good_order(house: House) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         await serve(listen_anywhere(house.settings), log=log, on_ready=on_ready)
     assert [name for name, _ in log.said] == ["serving", "stopping"]
+
+
+async def test_what_breaks_one_of_its_loops_ends_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaks(_custodian: Custodian) -> NoReturn:
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr(Custodian, "sweep", breaks)
+    log = Events()
+    async with asyncio.timeout(WAIT_SECONDS):
+        with pytest.raises(ZeroDivisionError, match="a mistake of ours"):
+            await serve(listen_anywhere(house.settings), log=log)
+    assert [name for name, _ in log.said] == ["serving"]
 
 
 async def test_the_enclave_s_own_wire_talks_to_it(house: House) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from leasehold.core.crypto import TlsKey
 from leasehold.core.units import DAY, Clock, Instant, after
@@ -60,6 +60,7 @@ class Running:
 
     custodian: Custodian
     address: Address
+    loops: frozenset[asyncio.Task[None]]  # what it does by itself
 
 
 @asynccontextmanager
@@ -107,9 +108,9 @@ async def _running(settings: Settings, *, log: Log, clock: Clock | None) -> Asyn
                 keeper.watch(),
                 keeper.refresh(),
             )
-            tasks = [asyncio.create_task(loop) for loop in loops]
+            tasks = frozenset(asyncio.create_task(loop) for loop in loops)
             try:
-                yield Running(custodian, address)
+                yield Running(custodian, address, tasks)
             finally:
                 for task in tasks:
                     task.cancel()
@@ -123,13 +124,29 @@ async def _running(settings: Settings, *, log: Log, clock: Clock | None) -> Asyn
 async def serve(
     settings: Settings, *, log: Log, on_ready: Callable[[Place], None] = lambda _place: None
 ) -> None:
-    """Run until SIGTERM or SIGINT. Raises as `running` does."""
+    """Run until SIGTERM or SIGINT. Raises as `running` does.
+
+    What one of its loops breaks with, it ends with: one that no longer sweeps must not look well.
+    """
     async with until_signal() as stop, running(settings, log=log) as found:
         place = Place(found.address.host, found.address.port)
         log.event("serving", address=str(place), root=settings.keys.root.public.hex())
         on_ready(place)
-        await stop.wait()
+        told = asyncio.create_task(stop.wait())
+        try:
+            await _first_of(told, found.loops)
+        finally:
+            told.cancel()
         log.event("stopping")
+
+
+async def _first_of(told: asyncio.Task[bool], loops: frozenset[asyncio.Task[None]]) -> None:
+    """Return when told to. Raises what ends one of the loops before."""
+    going: set[asyncio.Task[Any]] = {told, *loops}
+    while not told.done():
+        done, going = await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
 
 
 @asynccontextmanager
