@@ -584,13 +584,14 @@ def settings_of(held: NvidiaBench) -> Settings:
     bench = held.bench
     return Settings(
         file=bench.binding.configuration,
+        version=1,
         loan="loan",
         engine="fake",
         attester="simulated",
         custodian_root=bench.key.public,
         custodian_ca="",
         custodian_name="",
-        dead_man=60_000,  # type: ignore[arg-type]
+        dead_man_seconds=60,
         context_tokens=1,
         slots=1,
         threads=1,
