@@ -211,6 +211,19 @@ class House:
         house._seal(folder.parent / "plain")
         return house
 
+    def hire(self, name: str, role: Role) -> None:
+        """One more operator of the folder."""
+        settings = self.settings
+        settings_module.add_operator(
+            settings.folder,
+            name,
+            role,
+            authority=settings.keys.authority,
+            now=Watch().now(),
+            entropy=os.urandom,
+        )
+        self.settings = replace(settings, operators={**settings.operators, name: role})
+
     def configure(self, **changed: object) -> bytes:
         """A signed configuration of an enclave; `changed` replaces keys."""
         keys: dict[str, object] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import Any, Final
 
@@ -14,14 +13,13 @@ from leasehold.core.messages import AttestAgain, ExtensionAsk, ExtensionState, L
 from leasehold.core.tariff import PER_TOKEN
 from leasehold.core.units import DAY, Units
 from leasehold.custodian import desk, proposals, records, tree, watch
-from leasehold.custodian import settings as settings_module
 from leasehold.custodian.ledger import audit, books, grants, loans, stops
 from leasehold.custodian.ledger.hands import Hands, Order
 from leasehold.custodian.ledger.operators import Gate, Role
 from leasehold.custodian.proposed import ProposalView
 from leasehold.errors import LeaseholdError
 
-from .house import ADMIN, LOAN, MODEL, Guest, House, Office, Watch, key_hash
+from .house import ADMIN, LOAN, MODEL, Guest, House, Office, key_hash
 
 ALL_TWO: Final = Hands(2, 2, 2, 2, 2)
 GATED_KINDS: Final = {
@@ -34,25 +32,11 @@ GATED_KINDS: Final = {
 }
 
 
-def person(house: House, name: str, role: Role) -> None:
-    """One more operator of the folder."""
-    settings = house.settings
-    settings_module.add_operator(
-        settings.folder,
-        name,
-        role,
-        authority=settings.keys.authority,
-        now=Watch().now(),
-        entropy=os.urandom,
-    )
-    house.settings = replace(settings, operators={**settings.operators, name: role})
-
-
 @pytest.fixture
 async def office(house: House) -> Office:
     """A custodian that lends, with three admins and a stopper, where all that can takes two hands."""
     for name, role in (("eve", Role.ADMIN), ("bea", Role.ADMIN), ("sam", Role.STOPPER)):
-        person(house, name, role)
+        house.hire(name, role)
     house.settings = replace(house.settings, hands=ALL_TWO)
     office = Office.open(house)
     await office.lend()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import pytest
@@ -14,7 +13,7 @@ from leasehold.custodian.console import app, render
 from leasehold.custodian.ledger import audit
 from leasehold.custodian.ledger.operators import Role
 
-from ..house import ADMIN, LOAN, Guest, House, Office, Watch, key_hash, peer_of_release
+from ..house import ADMIN, LOAN, Guest, House, Office, key_hash, peer_of_release
 from .browser import FORM, OWN, Page, get, see, send
 
 PATHS = [
@@ -35,20 +34,6 @@ PATHS = [
 EVIL = "<script>alert(1)</script>"
 
 
-def person(house: House, name: str, role: Role) -> None:
-    """One more operator of the folder."""
-    settings = house.settings
-    settings_module.add_operator(
-        settings.folder,
-        name,
-        role,
-        authority=settings.keys.authority,
-        now=Watch().now(),
-        entropy=os.urandom,
-    )
-    house.settings = replace(settings, operators={**settings.operators, name: role})
-
-
 @pytest.fixture
 async def full(house: House) -> Office:
     """A custodian with something on every page: hands, a request, a stop, a proposal, words that are markup."""
@@ -58,7 +43,7 @@ async def full(house: House) -> Office:
         ("vic", Role.VIEWER),
         ("wit", Role.WITNESS),
     ):
-        person(house, name, role)
+        house.hire(name, role)
     house.settings = replace(
         house.settings, hands=replace_hands(house.settings.hands, resume=2, grant=2)
     )

@@ -16,7 +16,7 @@ from leasehold.errors import BadRequest
 
 from ..house import LOAN, Guest, House, Office, key_hash
 from .browser import FORM, Page, see, send
-from .test_app import person, replace_hands
+from .test_app import replace_hands
 
 FORM_TYPE = "application/x-www-form-urlencoded"
 STOP = {"scope": "loan", "target": LOAN, "reason": "enough"}
@@ -174,7 +174,7 @@ async def test_what_takes_two_hands_becomes_a_proposal_and_the_second_does_it(
     house: House,
 ) -> None:
     for name in ("eve", "bea"):
-        person(house, name, Role.ADMIN)
+        house.hire(name, Role.ADMIN)
     hands = replace_hands(house.settings.hands, resume=2, grant=2)
     house.settings = replace(house.settings, hands=hands)
     office = Office.open(house)
